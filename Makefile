@@ -1,0 +1,53 @@
+# make demo   the demo app: its own environment, two server processes, the story over real HTTP
+# make test   lint, types and all tests: its own environment and everything the tests need
+# make bench  the benchmark table, side by side with peers
+# Everything is installed into .venv; PYTHON names the interpreter to make it with (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test bench lint types unit clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.demo
+	@$(BIN)/python -m examples.demo $(DEMO)
+
+test: lint types unit
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+unit: $(VENV)/.test
+	$(BIN)/coverage erase
+	$(BIN)/pytest --cov --cov-report=term $(TESTS)
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(BENCH)
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.*
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "sessiondb needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "Cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/.made
+	$(PIP) install -r requirements/demo.txt -e .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt requirements/demo.txt pyproject.toml | $(VENV)/.made
+	$(PIP) install -r requirements/test.txt -e .
+	@touch $@
+
+$(VENV)/.bench: requirements/bench.txt requirements/demo.txt pyproject.toml | $(VENV)/.made
+	$(PIP) install -r requirements/bench.txt -e .
+	@touch $@

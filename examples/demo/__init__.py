@@ -1,0 +1,1 @@
+"""``python -m examples.demo``: the shop on two server processes, and its story told over real HTTP."""

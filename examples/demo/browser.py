@@ -1,0 +1,86 @@
+"""A browser without windows: a cookie jar, a user agent and a keyboard."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from examples.demo.servers import Server, Servers
+
+COOKIE = "sid"
+
+LAPTOP = "Mozilla/5.0 (X11; Linux x86_64; rv:152.0) Gecko/20100101 Firefox/152.0"
+PHONE = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 19_2 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
+    "Version/19.2 Mobile/15E148 Safari/604.1"
+)
+TABLET = (
+    "Mozilla/5.0 (Linux; Android 16; Pixel Tablet) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/152.0.0.0 Safari/537.36"
+)
+
+
+class Browser:
+    """Follows no redirect by itself, so that each answer can be checked.
+
+    ``tokens`` gathers every token that the servers have ever handed out: none may be found in the database.
+    """
+
+    def __init__(self, servers: Servers, user_agent: str, tokens: set[str]) -> None:
+        self._servers = servers
+        self._tokens = tokens
+        self._client = httpx.AsyncClient(
+            headers={"User-Agent": user_agent, "Accept": "text/html,application/json"},
+            timeout=10.0,
+            # Shorter than the servers keep an idle connection, so that none is used as it is being closed.
+            limits=httpx.Limits(keepalive_expiry=1.0),
+            event_hooks={"response": [self._note_token]},
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Browser:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def get(self, path: str, on: Server | None = None, **options: Any) -> httpx.Response:
+        """``on`` one process, or on the address that both share."""
+        return await self._client.get(self._url(path, on), **options)
+
+    async def post(self, path: str, on: Server | None = None, **options: Any) -> httpx.Response:
+        """``on`` one process, or on the address that both share. ``data=`` is the form."""
+        return await self._client.post(self._url(path, on), **options)
+
+    async def sign_in(self, user: str, *, remember: bool = False, on: Server | None = None) -> httpx.Response:
+        """Click on a name."""
+        form = {"user": user, "next": "/devices"} | ({"remember": "1"} if remember else {})
+        return await self.post("/sign-in", on, data=form)
+
+    async def who(self, on: Server | None = None) -> dict[str, Any]:
+        """``pid``, ``sid``, ``user`` and ``visits``."""
+        answer: dict[str, Any] = (await self.get("/whoami", on)).json()
+        return answer
+
+    @property
+    def token(self) -> str | None:
+        """The session cookie, a secret."""
+        return self._client.cookies.get(COOKIE)
+
+    @token.setter
+    def token(self, value: str) -> None:
+        self._client.cookies.clear()
+        self._client.cookies.set(COOKIE, value, domain="127.0.0.1", path="/")
+
+    def _url(self, path: str, on: Server | None) -> str:
+        return (on.url if on is not None else self._servers.url) + path
+
+    async def _note_token(self, response: httpx.Response) -> None:
+        for header in response.headers.get_list("set-cookie"):
+            value = header.partition("=")[2].partition(";")[0]
+            if header.startswith(f"{COOKIE}=") and value:
+                self._tokens.add(value)

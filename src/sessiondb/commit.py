@@ -1,0 +1,260 @@
+"""What is staged decides what is written: the rules of a commit, once for every face.
+
+Each verb is one atomic change per session. A session that was ended meanwhile stays ended: the write is dropped
+and counted, and an awaited verb raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from sessiondb.core import token
+from sessiondb.core.change import Applied, Conflict, Create, Gone, Outcome, Rotate, SignIn, Update, new_change_id
+from sessiondb.core.errors import HeadersSent, SessionEnded, StoreError
+from sessiondb.core.events import Event, EventType
+from sessiondb.core.record import NO_SALT, EndReason, Record, encode_auth
+from sessiondb.core.token import Token
+from sessiondb.login import log_in
+from sessiondb.state import Delta, StagedLogin, StagedReauthentication, State
+from sessiondb.writes import (
+    applied,
+    become_anonymous,
+    ended_message,
+    issue,
+    lifetime_name,
+    never_delivered,
+    new_record,
+    touch_when_due,
+    touch_with,
+    whole,
+    write_after_end,
+)
+
+SIGN_IN_TRIES = 8
+
+
+async def save(session: dict[str, Any], state: State) -> None:
+    """Commit, and raise ``SessionEnded`` if the session was gone."""
+    reason = await commit(session, state)
+    if reason is not None:
+        raise SessionEnded(ended_message(reason), reason=reason)
+
+
+async def commit(session: dict[str, Any], state: State) -> str | None:
+    """Write what is staged. Returns why the session was gone, if it was and the write was dropped.
+
+    Raises ``SessionDataError`` before anything is stored, ``StoreError``, ``LoginRefused``, ``HeadersSent``.
+    """
+    first = note_use(state)
+    delta = state.delta(session)
+    if state.staged is None and delta is None:
+        if first and state.record is not None:
+            touch_when_due(state, state.record)
+        return None
+    while state.committing:
+        # Another task of this request is at it: what it leaves to do is known when it has done.
+        await _turn(state)
+        delta = state.delta(session)
+    state.committing = True
+    try:
+        if state.staged is None and delta is not None and state.record is not None:
+            return await _update(session, state, state.record, delta)
+        return await _commit(session, state, delta)
+    finally:
+        state.committing = False
+        if state.waiting is not None:
+            waiting, state.waiting = state.waiting, None
+            for waiter in waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+
+async def _turn(state: State) -> None:
+    """Wait until the commit under way is over. Cheaper than a lock that every commit would need."""
+    if state.waiting is None:
+        state.waiting = []
+    waiter = asyncio.get_running_loop().create_future()
+    state.waiting.append(waiter)
+    await waiter
+
+
+def is_settled(session: dict[str, Any], state: State) -> bool:
+    """Whether there is nothing to commit; if so, the use of the session has been noted."""
+    if not state.is_settled(session):
+        return False
+    if not state.noted and note_use(state):
+        if state.staged is not None:
+            return False
+        if state.record is not None:
+            touch_when_due(state, state.record)
+    return True
+
+
+def note_use(state: State) -> bool:
+    """True once in a request that was handed its session. A rotation that is due is staged then."""
+    if state.noted or not state.handed_out:
+        return False
+    state.noted = True
+    if state.record is not None and state.staged is None:
+        _stage_due_rotation(state, state.record)
+    return True
+
+
+async def _commit(session: dict[str, Any], state: State, delta: Delta | None) -> str | None:
+    staged = state.staged
+    if staged == "logout":
+        await _log_out(session, state)
+        return None
+    if isinstance(staged, StagedLogin):
+        await log_in(session, state, staged)
+        return None
+    if state.record is None:
+        state.staged = None
+        if session:
+            await _create(session, state)
+        return None
+    if staged is None and delta is None:
+        return None
+    return await _update(session, state, state.record, delta or Delta({}, frozenset(), state.base))
+
+
+async def _create(session: dict[str, Any], state: State) -> None:
+    if state.headers_sent:
+        raise HeadersSent("A session cannot be created after the response headers have left.")
+    runtime = state.runtime
+    await runtime.ready()  # its clock dates what is new
+    record, issued = new_record(runtime, data=whole(session, runtime), client=state.visitor.encoded())
+    event = runtime.event(EventType.SESSION_CREATED, record=record, ip=state.visitor.ip)
+    with never_delivered(runtime, record):
+        applied(await runtime.apply_one(Create(record), event))
+    state.adopt(record, issued)
+    issue(state, issued)
+
+
+async def _update(session: dict[str, Any], state: State, record: Record, delta: Delta) -> str | None:
+    runtime = state.runtime
+    now = runtime.now()
+    change = Update(
+        sid=record.sid,
+        id=new_change_id(),
+        put=delta.put,
+        remove=delta.remove,
+        touch=touch_with(state, record, now),
+        seen=None if state.stale else record,
+        whole=delta.whole,
+    )
+    if state.staged is None:
+        issued = event = None
+    else:
+        change, issued, event = _with_verb(state, record, change, now)
+    outcome = runtime.applied(await runtime.apply_soon(change, event))
+    if change.sign_in is not None:
+        change, outcome = await _over_other_rotations(state, change, outcome)
+    if isinstance(outcome, Conflict):
+        # Another request rotated first: its token is the one to hold, and ours carries the rest alone.
+        issued = None
+        change = msgspec.structs.replace(change, rotate=None, id=new_change_id())
+        rest = change.put or change.remove or change.sign_in
+        outcome = await runtime.apply_one(change) if rest else Applied(outcome.record.rev)
+    state.staged = None
+    if isinstance(outcome, Gone):
+        return write_after_end(session, state, record, outcome)
+    _land(state, record, change, delta.whole)
+    if issued is not None:
+        state.token = issued
+        # The old secret still opens a rotated session, but not one whose user has just signed in again.
+        issue(state, issued, undelivered=change.sign_in is not None)
+    return None
+
+
+async def _over_other_rotations(state: State, change: Update, outcome: Outcome) -> tuple[Update, Outcome]:
+    """Signing in again must replace whatever secret there is: a mere rotation that came first may be a thief's.
+
+    Another sign-in that came first is none: it has shut the others out, and its token is the one to hold.
+    """
+    for _ in range(SIGN_IN_TRIES):
+        if not isinstance(outcome, Conflict) or change.rotate is None or outcome.record.salt == NO_SALT:
+            return change, outcome
+        rotate = msgspec.structs.replace(change.rotate, if_secret=outcome.record.secret_hash)
+        change = msgspec.structs.replace(change, rotate=rotate, id=new_change_id())
+        outcome = await state.runtime.apply_one(change)
+    if isinstance(outcome, Conflict):
+        raise StoreError("The session kept being rotated while its user signed in again.", outcome="conflict")
+    return change, outcome
+
+
+def _stage_due_rotation(state: State, record: Record) -> None:
+    every = state.runtime.rotate_every
+    if every is None or state.headers_sent:
+        return
+    since = record.rotated_at if record.rotated_at is not None else record.created_at
+    if state.began_at - since >= every:
+        state.staged = "rotate"
+
+
+def _with_verb(state: State, record: Record, change: Update, now: int) -> tuple[Update, Token | None, Event | None]:
+    """``change`` with the staged verb in it, the token it would give the client, and its event."""
+    runtime, staged = state.runtime, state.staged
+    event_type = EventType.SESSION_RENEWED
+    salt = token.new_salt()
+    secret: bytes | None = None
+    if isinstance(staged, StagedReauthentication):
+        event_type = EventType.LOGIN
+        # Whoever else holds the old token must not share what this proof of identity opens.
+        salt, secret = NO_SALT, token.new_secret()
+        lifetimes = runtime.caps.of(lifetime_name(staged.remember))
+        sign_in = SignIn(
+            at=now,
+            auth=encode_auth(staged.auth),
+            idle=lifetimes.idle,
+            absolute=lifetimes.absolute,
+            lifetime=lifetime_name(staged.remember),
+        )
+        change = msgspec.structs.replace(change, sign_in=sign_in)
+    event = runtime.event(event_type, record=record, ip=state.visitor.ip)
+    held = state.token
+    if held is None or (secret is None and token.digest(held.secret) != record.secret_hash):
+        # This request came with the previous secret: another one has rotated already and tells the client.
+        return change, None, event
+    issued = Token(held.sid, held.series, secret) if secret is not None else held.rotated(salt)
+    rotate = Rotate(record.secret_hash, token.digest(issued.secret), salt, now)
+    return msgspec.structs.replace(change, rotate=rotate), issued, event
+
+
+def _land(state: State, record: Record, change: Update, view: bytes) -> None:
+    fields: dict[str, object] = {}
+    if change.touch is not None:
+        fields["last_seen_at"] = change.touch.at
+    if change.rotate is not None:
+        fields.update(
+            previous_hash=change.rotate.if_secret,
+            secret_hash=change.rotate.secret_hash,
+            rotated_at=change.rotate.at,
+            confirmed_at=None,
+        )
+    if change.sign_in is not None:
+        sign_in = change.sign_in
+        fields.update(authenticated_at=sign_in.at, auth=sign_in.auth, lifetime=sign_in.lifetime)
+        fields.update(idle=sign_in.idle, absolute=sign_in.absolute)
+    if fields:
+        record = msgspec.structs.replace(record, **fields)
+    state.record = record
+    state.base = view
+    # Others may have written other keys: this is the request's own view, not the record's data.
+    state.stale = True
+
+
+async def _log_out(session: dict[str, Any], state: State) -> None:
+    runtime, record = state.runtime, state.record
+    if record is not None:
+        event = runtime.event(EventType.SESSION_ENDED, record=record, reason=EndReason.LOGOUT, ip=state.visitor.ip)
+        outcome = await runtime.apply_one(runtime.end_of(record, EndReason.LOGOUT), event)
+        if isinstance(outcome, Conflict):
+            raise StoreError("The store refused an unguarded end; it does not keep its contract.")
+        # The client's token is dead now, whoever ended it first, and this request has asked for that.
+        state.outgoing = False
+        state.undelivered = False
+    become_anonymous(session, state)

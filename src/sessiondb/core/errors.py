@@ -1,0 +1,120 @@
+"""Every error that sessiondb raises. Each message says what was wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+from typing import Literal, NoReturn
+
+from starlette.exceptions import HTTPException
+
+WriteOutcome = Literal["not_applied", "unknown", "conflict"]
+
+
+class SessionDBError(Exception):
+    """The root of all errors of this package."""
+
+
+class ConfigurationError(SessionDBError):
+    """A setting that cannot work. Raised at start-up, with the fix in the message."""
+
+
+class StoreError(SessionDBError):
+    """The database did not do what was asked.
+
+    ``outcome`` tells a writer where it stands: ``"not_applied"`` (nothing changed, safe to repeat),
+    ``"unknown"`` (the reply was lost: it may have been applied) or ``"conflict"`` (somebody else kept
+    changing the session first).
+    """
+
+    def __init__(self, message: str, *, outcome: WriteOutcome = "not_applied") -> None:
+        # Not super(): beside it, a subclass may be an HTTPException, whose __init__ takes other arguments.
+        Exception.__init__(self, message)
+        self.outcome: WriteOutcome = outcome
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached, is full, is locked, or did not answer in time."""
+
+
+class SessionUnavailable(StoreUnavailable, HTTPException):
+    """This request needs its session and the store cannot give it: HTTP 503 with ``Retry-After``."""
+
+    def __init__(self, message: str, *, outcome: WriteOutcome = "not_applied", retry_after: int = 1) -> None:
+        HTTPException.__init__(
+            self,
+            status_code=503,
+            detail="The session store is unavailable; please try again.",
+            headers={"Retry-After": str(retry_after), "Cache-Control": "no-store"},
+        )
+        StoreUnavailable.__init__(self, message, outcome=outcome)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SessionDataError(SessionDBError):
+    """A value that a session cannot hold. ``key`` is the top-level key it was found under."""
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class SessionEnded(SessionDBError, HTTPException):
+    """The session was ended (logout, revoke, expiry, ...) before this write could land.
+
+    HTTP 401 when the app does not handle it. ``reason`` is the ``EndReason``.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        HTTPException.__init__(self, status_code=401, detail="Your session has ended; sign in again.")
+        Exception.__init__(self, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class HeadersSent(SessionDBError):
+    """A session can no longer be created, rotated or logged in: the response headers have left."""
+
+
+class LoginRefused(SessionDBError, HTTPException):
+    """The login may not have a session: HTTP 409 when the app does not handle it.
+
+    ``reason`` is ``"limit"`` (``Policy(per_user=..., on_limit="refuse")``) or ``"revoked"`` (all sessions of
+    the user were revoked after this login's request had begun).
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        HTTPException.__init__(self, status_code=409, detail="This login was refused.")
+        Exception.__init__(self, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class CrossOriginRefused(SessionDBError, HTTPException):
+    """An unsafe request that another site made: HTTP 403."""
+
+    def __init__(self, message: str) -> None:
+        HTTPException.__init__(self, status_code=403, detail="Cross-origin request refused.")
+        Exception.__init__(self, message)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def raise_own(error: Exception) -> NoReturn:
+    """Raise a copy of ``error``: one exception that many callers raise would mix their tracebacks."""
+    own: Exception
+    if isinstance(error, StoreUnavailable):
+        own = StoreUnavailable(str(error), outcome=error.outcome)
+    elif isinstance(error, StoreError):
+        own = StoreError(str(error), outcome=error.outcome)
+    elif isinstance(error, SessionDataError):
+        own = SessionDataError(str(error), key=error.key)
+    else:
+        own = error
+    # One that was never raised says nothing more than its copy.
+    raise own from (error if error.__traceback__ is not None and own is not error else error.__cause__)

@@ -1,0 +1,39 @@
+"""Things that happened to a session, for the audit stream.
+
+Names follow the OWASP Logging Vocabulary where it has one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+
+class EventType(enum.StrEnum):
+    """What happened."""
+
+    LOGIN = "authn_login_success"
+    SESSION_CREATED = "session_created"
+    SESSION_RENEWED = "session_renewed"  # the secret was rotated
+    SESSION_ENDED = "session_ended"
+    LOGIN_REFUSED = "login_refused"
+    TOKEN_REUSE = "authn_token_reuse"  # noqa: S105  the name of an event
+    WRITE_AFTER_END = "write_after_end"
+    COOKIE_COLLISION = "cookie_collision"
+    CROSS_ORIGIN = "malicious_cross_origin"
+    SESSION_QUARANTINED = "session_quarantined"  # its data cannot be decoded
+    USER_REVOKED = "user_revoked"  # all sessions of a user were revoked
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One event. ``at`` is int64 microseconds UTC; ``sid`` is public; ``details`` never hold a secret."""
+
+    type: EventType
+    at: int
+    sid: str | None = None
+    user_id: str | None = None
+    reason: str | None = None
+    ip: str | None = None
+    details: Mapping[str, str | int] = {}

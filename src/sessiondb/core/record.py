@@ -1,0 +1,192 @@
+"""What a store keeps for one session, and what people are shown of it."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from typing import Any, Literal
+
+import msgspec
+
+from sessiondb.core.errors import SessionDataError
+from sessiondb.core.token import Sid
+
+USER_ID_BYTES = 255
+USER_AGENT_BYTES = 512
+CHANGE_ID_BYTES = 8
+REMEMBERED_CHANGES = 8
+NO_SALT = b""  # the last rotation kept none: its old secret is never served again
+
+Lifetime = Literal["normal", "remembered"]
+
+
+class EndReason(enum.StrEnum):
+    """Why a session ended."""
+
+    LOGOUT = "logout"
+    LOGIN = "login"  # a login in the same browser replaced it
+    REVOKED = "revoked"
+    EXPIRED_IDLE = "expired_idle"
+    EXPIRED_ABSOLUTE = "expired_absolute"
+    LIMIT = "limit"  # the user had too many sessions
+    REFUSED = "refused"  # the login was refused after its session had been written
+    REUSE = "reuse"  # a retired secret was presented: the token was stolen
+    UNDELIVERED = "undelivered"  # the token never reached the client
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One session as stored. Immutable, so that many requests may share one. Times are int64 microseconds UTC.
+
+    ``data`` is the JSON object of the session's keys; ``client_first``, ``client_last`` and ``auth`` are JSON
+    objects too (see ``Client`` and ``Auth``). Digests are SHA-256. ``last_changes`` holds the ids of the newest
+    eight changes, newest first, eight bytes each: a change whose reply was lost is recognised there even after
+    others have written. ``salt`` is erased by the confirmation of a rotation, or ``NO_SALT``. The ``repr``
+    leaves out everything that is not safe in a log.
+    """
+
+    sid: Sid
+    series_hash: bytes
+    secret_hash: bytes
+    created_at: int
+    last_seen_at: int
+    idle: int
+    absolute: int
+    check_at: int
+    user_id: str | None = None
+    rev: int = 1
+    last_changes: bytes = b""
+    previous_hash: bytes | None = None
+    salt: bytes | None = None
+    rotated_at: int | None = None
+    confirmed_at: int | None = None
+    lifetime: str = "normal"
+    authenticated_at: int | None = None
+    ended_at: int | None = None
+    end_reason: str | None = None
+    client_first: bytes = b"{}"
+    client_last: bytes = b"{}"
+    auth: bytes = b"{}"
+    risk: bytes = b"{}"
+    data: bytes = b"{}"
+
+    def __repr__(self) -> str:
+        return f"Record(sid={self.sid!r}, user_id={self.user_id!r}, rev={self.rev}, ended={self.end_reason!r})"
+
+    def knows(self, change_id: bytes) -> bool:
+        """Whether the change of that id is among the newest ones applied."""
+        at = self.last_changes.find(change_id)
+        while at > 0 and at % CHANGE_ID_BYTES:
+            at = self.last_changes.find(change_id, at + 1)
+        return at >= 0
+
+
+class Client(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a request came from, as the server saw it. ``user_agent`` is cut at 512 bytes."""
+
+    ip: str | None = None
+    user_agent: str | None = None
+    country: str | None = None
+    network: str | None = None
+
+
+class Auth(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the user proved who they are. ``methods`` as in RFC 8176 (``"pwd"``, ``"otp"``, ``"hwk"``, ...)."""
+
+    methods: tuple[str, ...] = ()
+    level: int | None = None
+    impersonator: str | None = None
+
+
+class Risk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How suspicious the login was, and why."""
+
+    level: str | None = None
+    reasons: tuple[str, ...] = ()
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as shown on pages and in scripts. Holds no secret. Times are int64 microseconds UTC."""
+
+    sid: Sid
+    user_id: str | None
+    created_at: int
+    last_seen_at: int
+    expires_at: int
+    authenticated_at: int | None
+    ended_at: int | None
+    end_reason: str | None
+    remembered: bool
+    first_client: Client
+    client: Client
+    auth: Auth
+    risk: Risk
+    data: dict[str, Any]
+
+
+_encode = msgspec.json.Encoder().encode
+_client = msgspec.json.Decoder(Client).decode
+_auth = msgspec.json.Decoder(Auth).decode
+_risk = msgspec.json.Decoder(Risk).decode
+
+
+def encode_client(ip: str | None, user_agent: bytes | None) -> bytes:
+    """A ``Client`` as JSON; bytes of the user agent that are not UTF-8 are left out."""
+    agent = None
+    if user_agent is not None:
+        agent = user_agent[:USER_AGENT_BYTES].decode("utf-8", "ignore").replace("\0", "")
+    return _encode(Client(ip, agent))
+
+
+def encode_auth(auth: Auth) -> bytes:
+    """An ``Auth`` as JSON."""
+    return _encode(auth)
+
+
+def decode_client(data: bytes) -> Client:
+    """The ``Client`` in a record; an empty one where it cannot be read."""
+    try:
+        return _client(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Client()
+
+
+def decode_auth(data: bytes) -> Auth:
+    """The ``Auth`` in a record; an empty one where it cannot be read (less proof, never more)."""
+    try:
+        return _auth(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Auth()
+
+
+def decode_risk(data: bytes) -> Risk:
+    """The ``Risk`` in a record; an empty one where it cannot be read."""
+    try:
+        return _risk(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Risk()
+
+
+def check_user_id(user_id: object) -> str:
+    """``user_id`` as the text that is stored: a ``str`` of 1 to 255 UTF-8 bytes, or an ``int`` or UUID as text.
+
+    Compared byte by byte, never by a collation. Raises ``SessionDataError``.
+    """
+    if isinstance(user_id, uuid.UUID):
+        return str(user_id)
+    if isinstance(user_id, int) and not isinstance(user_id, bool):
+        # Longer integers are no ids, and Python refuses to spell out the longest.
+        user_id = str(int(user_id)) if user_id.bit_length() <= 8 * USER_ID_BYTES else "9" * (USER_ID_BYTES + 1)
+    if not isinstance(user_id, str) or isinstance(user_id, enum.Enum):
+        raise SessionDataError(
+            f"user_id must be a str, int or UUID, not {type(user_id).__name__}; pass the user's id, not the user."
+        )
+    try:
+        size = len(user_id.encode())
+    except UnicodeEncodeError:
+        raise SessionDataError("user_id is not valid UTF-8 (a lone surrogate); pass clean text.") from None
+    if not 1 <= size <= USER_ID_BYTES or "\0" in user_id:
+        raise SessionDataError(
+            f"user_id must have 1 to {USER_ID_BYTES} UTF-8 bytes and no U+0000, this one has {size}; "
+            "use a shorter stable id."
+        )
+    return str.__str__(user_id)

@@ -1,0 +1,51 @@
+"""What a presented token is worth: the table of rotation, as one pure function."""
+
+from __future__ import annotations
+
+import enum
+
+from sessiondb.core.policy import SECOND
+from sessiondb.core.record import NO_SALT, Record
+from sessiondb.core.token import Token, digest, matches
+
+GRACE = 30 * SECOND
+
+
+class Verdict(enum.Enum):
+    """How to answer a token for a living session."""
+
+    SERVE = "serve"
+    SERVE_AND_CONFIRM = "serve_and_confirm"  # first sight of the rotated secret: write the confirmation
+    SERVE_AND_RESEND = "serve_and_resend"  # the answer with the new secret was lost: send it again
+    STALE = "stale"  # an old secret that is neither served nor proof of theft: anonymous
+    FORGED = "forged"  # the series is wrong: a stranger who only knows the sid: anonymous
+    REUSE = "reuse"  # a retired secret after its time: end the session
+
+
+def verify(record: Record, token: Token, now: int) -> Verdict:
+    """The verdict on ``token`` at ``now`` (microseconds). Digests are compared in constant time.
+
+    A previous secret stays good until the client has shown the new one, and 30 s longer, so that neither a lost
+    response nor parallel requests log anybody out; after that its use means that two parties hold the session.
+    """
+    if not matches(token.series, record.series_hash):
+        return Verdict.FORGED
+    unconfirmed = record.confirmed_at is None and record.rotated_at is not None
+    if matches(token.secret, record.secret_hash):
+        return Verdict.SERVE_AND_CONFIRM if unconfirmed else Verdict.SERVE
+    if matches(token.secret, record.previous_hash):
+        return _previous(record, token, now, unconfirmed)
+    changed_at = record.rotated_at if record.rotated_at is not None else record.created_at
+    return Verdict.STALE if now <= changed_at + GRACE else Verdict.REUSE
+
+
+def _previous(record: Record, token: Token, now: int, unconfirmed: bool) -> Verdict:
+    if unconfirmed:
+        if not record.salt:
+            return Verdict.STALE
+        resent = digest(token.rotated(record.salt).secret)
+        return Verdict.SERVE_AND_RESEND if resent == record.secret_hash else Verdict.STALE
+    confirmed_at = record.confirmed_at
+    if confirmed_at is None or now > confirmed_at + GRACE:
+        return Verdict.REUSE
+    return Verdict.STALE if record.salt == NO_SALT else Verdict.SERVE

@@ -1,0 +1,296 @@
+"""``SessionDB``: one object for requests, scripts, jobs and admin pages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from sessiondb.core import codec, token
+from sessiondb.core.change import Create
+from sessiondb.core.errors import ConfigurationError, SessionDataError
+from sessiondb.core.events import EventType
+from sessiondb.core.policy import Policy
+from sessiondb.core.record import (
+    Auth,
+    EndReason,
+    Record,
+    SessionInfo,
+    check_user_id,
+    decode_auth,
+    decode_client,
+    decode_risk,
+    encode_client,
+)
+from sessiondb.core.token import Sid
+from sessiondb.lifespan import Lifespan
+from sessiondb.login import admit
+from sessiondb.opening import open_session
+from sessiondb.runtime import Runtime, Settings, system_clock
+from sessiondb.session import Session
+from sessiondb.source import store_from
+from sessiondb.state import State
+from sessiondb.stores.base import EventPage, EventQuery, Query, Stats, Store, Swept
+from sessiondb.writes import applied, never_delivered, new_record, whole
+
+OnLoadError = Literal["error", "anonymous"]
+
+DEFAULT_URL = "sqlite:///sessions.db"
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """A session made outside a request. ``token`` is the secret for its client; the ``repr`` leaves it out."""
+
+    token: str
+    session: SessionInfo
+
+    def __repr__(self) -> str:
+        return f"Issued(sid={self.session.sid!r})"
+
+
+class SessionDB:
+    """The session database.
+
+    * ``url`` (``$SESSIONDB_URL``, else ``sqlite:///sessions.db``): a URL, a ``Store``, or an SQLAlchemy engine
+      (its URL is used).
+    * ``policy`` (``Policy()``): lifetimes and limits.
+    * ``timeout`` (2 s): the longest that one operation on the database may take.
+    * ``on_load_error`` (``"error"``): what a request with a token gets while the database is away: HTTP 503, or
+      ``"anonymous"``.
+    * ``max_session_bytes`` (65,536): the most that one session's data may take, encoded.
+    * ``sweep_every`` (60 s): how often this worker offers to sweep; ``None``: only ``sweep()`` does.
+    * ``clock``: microseconds since the epoch; for tests. The store's own clock decides, so give it the same one.
+
+    It opens with the app (``FastAPI(lifespan=db.lifespan)``), as ``async with db:``, or on first use, and keeps
+    what it needs per event loop. Raises ``ConfigurationError`` for settings that cannot work.
+    """
+
+    def __init__(
+        self,
+        url: object = None,
+        *,
+        policy: Policy | None = None,
+        timeout: float = 2.0,
+        on_load_error: OnLoadError = "error",
+        max_session_bytes: int = codec.MAX_BYTES,
+        sweep_every: float | None = 60.0,
+        clock: Callable[[], int] = system_clock,
+    ) -> None:
+        if on_load_error not in ("error", "anonymous"):
+            raise ConfigurationError(f"SessionDB: on_load_error is {on_load_error!r}; use 'error' or 'anonymous'.")
+        if not _within(timeout, 0.01, 300):
+            raise ConfigurationError(f"SessionDB: timeout is {timeout!r}; use 0.01 to 300 seconds.")
+        if not _within(max_session_bytes, 256, 16 * 1024 * 1024):
+            raise ConfigurationError(f"SessionDB: max_session_bytes is {max_session_bytes!r}; use 256 bytes to 16 MiB.")
+        if sweep_every is not None and not _within(sweep_every, 0.1, 86_400):
+            raise ConfigurationError(f"SessionDB: sweep_every is {sweep_every!r}; use 0.1 to 86,400 seconds, or None.")
+        if policy is not None and not isinstance(policy, Policy):
+            raise ConfigurationError(f"SessionDB: policy is {policy!r:.100}; use policy=Policy(...).")
+        if not callable(clock):
+            raise ConfigurationError(f"SessionDB: clock is {clock!r:.100}; use a function that returns microseconds.")
+        if url is None:
+            url = os.environ.get("SESSIONDB_URL") or DEFAULT_URL
+        self.policy = policy if policy is not None else Policy()
+        self.on_load_error: OnLoadError = on_load_error
+        self.counters: Counter[str] = Counter()
+        self._store: Store = store_from(url)
+        self._settings = Settings(self.policy, timeout, max_session_bytes, sweep_every, clock)
+        self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
+        self.lifespan = Lifespan(self)
+
+    def __repr__(self) -> str:
+        return f"SessionDB({self._store.name})"
+
+    # -- opening ------------------------------------------------------------------------------------------
+
+    @property
+    def runtime(self) -> Runtime:
+        """What this database keeps for the running event loop."""
+        loop = asyncio.get_running_loop()
+        runtime = self._runtimes.get(loop)
+        if runtime is None:
+            # Other threads have loops too, and do the same.
+            for closed in [other for other in list(self._runtimes) if other.is_closed()]:
+                self._runtimes.pop(closed, None)
+            runtime = self._runtimes[loop] = Runtime(self._store, self._settings, self.counters)
+        return runtime
+
+    async def open(self) -> None:
+        """Connect, and create or check the schema. Raises ``ConfigurationError`` or ``StoreUnavailable``."""
+        await self.runtime.ready()
+
+    async def close(self) -> None:
+        """Flush what waits in the background, and release what this event loop holds."""
+        runtime = self._runtimes.pop(asyncio.get_running_loop(), None)
+        if runtime is not None:
+            await runtime.close()
+
+    async def __aenter__(self) -> SessionDB:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # -- sessions -----------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        user_id: str | int | UUID | None = None,
+        data: Mapping[str, Any] | None = None,
+        *,
+        remember: bool = False,
+        methods: Iterable[str] = (),
+        ip: str | None = None,
+        user_agent: str | None = None,
+    ) -> Issued:
+        """A new session made outside a request, and the token for its client.
+
+        Raises ``LoginRefused`` where the limit per user forbids it, ``SessionDataError``, ``StoreError``.
+        """
+        runtime = self.runtime
+        await runtime.ready()
+        began_at = runtime.now()
+        user = None if user_id is None else check_user_id(user_id)
+        record, issued = new_record(
+            runtime,
+            data=whole(dict(data or {}), runtime),
+            client=encode_client(ip, user_agent.encode() if user_agent is not None else None),
+            user_id=user,
+            remember=remember,
+            auth=Auth(methods=tuple(methods)),
+        )
+        event = runtime.event(EventType.SESSION_CREATED if user is None else EventType.LOGIN, record=record, ip=ip)
+        with never_delivered(runtime, record):
+            applied(await runtime.apply_one(Create(record), event))
+            refused = await admit(runtime, record, began_at) if user is not None else None
+        if refused is not None:
+            raise refused
+        return Issued(issued.encode(), self._info(runtime, record))
+
+    @asynccontextmanager
+    async def session(self, presented: str | None = None) -> AsyncIterator[Session]:
+        """The session of a token, outside a request: ``async with db.session(token) as session: ...``.
+
+        What has changed is stored when the block ends, and dropped when it raises. Without a token, or with one
+        that opens nothing, the session is anonymous; ``db.create`` makes one with a token to hand out.
+        """
+        parsed = token.parse(presented.encode("ascii", "replace")) if presented is not None else None
+        runtime = self.runtime
+        session = await open_session(State(runtime, runtime.now()), [parsed] if parsed is not None else [])
+        session.mark_accessed()
+        yield session
+        await session.save()
+
+    async def get(self, sid: str) -> SessionInfo | None:
+        """One session by its public id, living or ended; ``None`` if there is none, or it was purged."""
+        if not token.is_sid(sid):
+            return None
+        runtime = self.runtime
+        record = (await runtime.load([Sid(sid)]))[0]
+        return None if record is None else self._info(runtime, record)
+
+    async def sessions_of(
+        self, user_id: str | int | UUID, include_ended: bool = False, limit: int = 100
+    ) -> list[SessionInfo]:
+        """The sessions of a user, newest first."""
+        runtime = self.runtime
+        query = Query(
+            now=runtime.now(),
+            caps=runtime.caps,
+            user_id=check_user_id(user_id),
+            state="all" if include_ended else "live",
+            limit=limit,
+        )
+        async with runtime.using_store() as store:
+            page = await store.find(query)
+        return [self._info(runtime, record) for record in page.records]
+
+    async def revoke(self, sid: str, *, user_id: str | int | UUID | None = None) -> bool:
+        """End one session; whether it was living. A request of it that is in flight cannot undo this.
+
+        With ``user_id`` only if it is that user's: what a page of one's own devices must pass.
+        """
+        if not token.is_sid(sid):
+            return False
+        runtime = self.runtime
+        now = runtime.now()
+        query = Query(
+            now=now,
+            caps=runtime.caps,
+            sids=[Sid(sid)],
+            user_id=None if user_id is None else check_user_id(user_id),
+            purge_at=now + self.policy.keep_ended_micros,
+        )
+        async with runtime.using_store() as store:
+            ended = await store.end_where(query, EndReason.REVOKED)
+        runtime.report_ended(ended)
+        return bool(ended)
+
+    async def revoke_all(self, user_id: str | int | UUID, keep: str | None = None) -> int:
+        """End all sessions of a user but ``keep`` (a sid), and every login under way; how many were living."""
+        return await self.runtime.revoke_all(check_user_id(user_id), Sid(keep) if keep is not None else None)
+
+    async def sweep(self, limit: int = 500) -> Swept:
+        """One bounded pass over what is due: the expired are ended, old tombstones deleted."""
+        return await self.runtime.sweep(limit=limit)
+
+    async def stats(self) -> Stats:
+        """Counts of sessions, users and events; ``db.counters`` has what this process has seen."""
+        async with self.runtime.using_store() as store:
+            return await store.stats()
+
+    async def events(
+        self,
+        *,
+        user_id: str | None = None,
+        sid: str | None = None,
+        type: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        after: int | None = None,
+        limit: int = 100,
+    ) -> EventPage:
+        """The audit stream, newest first. Times in microseconds; ``after`` is the ``next`` of the page before."""
+        query = EventQuery(user_id=user_id, sid=sid, type=type, since=since, until=until, after=after, limit=limit)
+        runtime = self.runtime
+        await runtime.ready()
+        await runtime.background.flush()
+        async with runtime.using_store() as store:
+            return await store.events(query)
+
+    def _info(self, runtime: Runtime, record: Record) -> SessionInfo:
+        deadline = runtime.caps.deadline(record)
+        ended_at, end_reason = record.ended_at, record.end_reason
+        if ended_at is None and deadline <= runtime.now():
+            ended_at, end_reason = deadline, runtime.caps.expiry_reason(record).value
+        try:
+            data = codec.decode_data(record.data)
+        except SessionDataError:
+            data = {}
+        return SessionInfo(
+            sid=record.sid,
+            user_id=record.user_id,
+            created_at=record.created_at,
+            last_seen_at=max(record.last_seen_at, runtime.background.seen(record.sid)),
+            expires_at=deadline,
+            authenticated_at=record.authenticated_at,
+            ended_at=ended_at,
+            end_reason=end_reason,
+            remembered=record.lifetime == "remembered",
+            first_client=decode_client(record.client_first),
+            client=decode_client(record.client_last),
+            auth=decode_auth(record.auth),
+            risk=decode_risk(record.risk),
+            data=data,
+        )
+
+
+def _within(value: object, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most

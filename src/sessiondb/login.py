@@ -1,0 +1,137 @@
+"""Login is a border: a new session and the end of the old one in one batch, then the admission."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, cast
+
+import msgspec
+
+from sessiondb.core import codec
+from sessiondb.core.change import Applied, Change, Conflict, Create, Outcome, Update, new_change_id
+from sessiondb.core.errors import HeadersSent, LoginRefused
+from sessiondb.core.events import EventType
+from sessiondb.core.record import EndReason, Record
+from sessiondb.runtime import Runtime
+from sessiondb.state import Delta, StagedLogin, State, difference
+from sessiondb.stores.base import Login
+from sessiondb.writes import applied, issue, never_delivered, new_record, whole
+
+CARRY_TRIES = 8
+
+
+async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> None:
+    """Create the new session, end the old one, ask for admission.
+
+    Raises ``LoginRefused``; then the visitor goes on anonymously with what they had before.
+    """
+    if state.headers_sent:
+        raise HeadersSent("Cannot log in after the response headers have left.")
+    runtime, old = state.runtime, state.replaces
+    await runtime.ready()  # its clock dates what is new
+    state.write_back(session)
+    record, issued = new_record(
+        runtime,
+        data=whole(session, runtime),
+        client=state.visitor.encoded(),
+        user_id=staged.user_id,
+        remember=staged.remember,
+        auth=staged.auth,
+        issued=staged.token,
+    )
+    event = runtime.event(
+        EventType.LOGIN, record=record, ip=state.visitor.ip, details={"replaces": old.sid} if old is not None else None
+    )
+    changes: list[Change] = [Create(record)]
+    if old is not None:
+        changes.append(runtime.end_of(old, EndReason.LOGIN, if_rev=old.rev))
+    with never_delivered(runtime, record):
+        results = await runtime.apply(changes, (event,))
+        applied(results[0])
+        if old is not None:
+            record, old = await _carry_over(session, runtime, record, old, staged, results[1])
+        refused = await admit(runtime, record, state.began_at)
+    state.staged = None
+    state.replaces = None
+    if refused is not None:
+        _go_on_anonymously(session, state, old)
+        raise refused
+    state.adopt(record, issued)
+    issue(state, issued)
+
+
+async def _carry_over(
+    session: dict[str, Any], runtime: Runtime, record: Record, old: Record, staged: StagedLogin, ended: Outcome
+) -> tuple[Record, Record]:
+    """End ``old`` at the very revision whose data the new session has got. Returns the new record and that one."""
+    mine = difference(old.data, codec.decode_data(record.data))
+    written = mine.put.keys() | mine.remove
+    seen = old
+    for tries_left in range(CARRY_TRIES, 0, -1):
+        if not isinstance(ended, Conflict):
+            break
+        current = ended.record
+        if current.user_id is None:
+            since = difference(seen.data, codec.decode_data(current.data))
+            keys = (since.put.keys() | since.remove) - written
+            wanted = keys if staged.keep is None else keys & staged.keep
+            record = await _copy(session, runtime, record, since, wanted)
+        seen = current
+        # The last try ends it whatever its revision: a login must not leave the old token alive.
+        guard = current.rev if tries_left > 1 else None
+        ended = await runtime.apply_one(runtime.end_of(current, EndReason.LOGIN, if_rev=guard))
+    return record, seen
+
+
+async def _copy(
+    session: dict[str, Any], runtime: Runtime, record: Record, delta: Delta, wanted: Collection[str]
+) -> Record:
+    put = {key: value for key, value in delta.put.items() if key in wanted}
+    remove = frozenset(key for key in delta.remove if key in wanted)
+    if not put and not remove:
+        return record
+    landed = await runtime.apply_one(Update(sid=record.sid, id=new_change_id(), put=put, remove=remove))
+    if not isinstance(landed, Applied):
+        return record
+    for key in remove:
+        dict.pop(session, key, None)
+    dict.update(session, {key: codec.decode_value(value) for key, value in put.items()})
+    return msgspec.structs.replace(record, rev=landed.rev, data=codec.merge(record.data, put, remove))
+
+
+def _go_on_anonymously(session: dict[str, Any], state: State, old: Record | None) -> None:
+    # Refusing a login must not empty a cart; but nothing that was written for the user may stay.
+    state.forget()
+    state.reread_views()
+    dict.clear(session)
+    if old is not None and old.user_id is None:
+        dict.update(session, codec.decode_data(old.data))
+
+
+async def admit(runtime: Runtime, record: Record, began_at: int) -> LoginRefused | None:
+    """Ask the store whether the login that wrote ``record`` may stay; the error to raise if not."""
+    policy, now = runtime.policy, runtime.now()
+    login = Login(
+        sid=record.sid,
+        user_id=cast("str", record.user_id),
+        began_at=began_at,
+        now=now,
+        caps=runtime.caps,
+        per_user=policy.per_user,
+        on_limit=policy.on_limit,
+        purge_at=now + policy.keep_ended_micros,
+    )
+    async with runtime.using_store() as store:
+        admission = await store.admit(login)
+    runtime.report_ended(admission.ended)
+    if admission.refused is None:
+        return None
+    runtime.background.event(runtime.event(EventType.LOGIN_REFUSED, record=record, reason=admission.refused))
+    if admission.refused == "limit":
+        return LoginRefused(
+            f"The user has {policy.per_user} sessions already, the limit of Policy(per_user=...).", reason="limit"
+        )
+    return LoginRefused(
+        "All sessions of this user were revoked after this login's request had begun; log in again.",
+        reason="revoked",
+    )

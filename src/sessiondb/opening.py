@@ -1,0 +1,115 @@
+"""From the tokens that a client presents to its living session, or to none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sessiondb.core.change import Confirm, Gone, Update, new_change_id
+from sessiondb.core.errors import SessionDataError, StoreError
+from sessiondb.core.events import EventType
+from sessiondb.core.record import EndReason, Record
+from sessiondb.core.token import Token, matches
+from sessiondb.core.verify import Verdict, verify
+from sessiondb.session import Session, new_session
+from sessiondb.state import State
+
+_SERVED = (Verdict.SERVE, Verdict.SERVE_AND_CONFIRM, Verdict.SERVE_AND_RESEND)
+
+
+async def open_session(state: State, tokens: Sequence[Token]) -> Session:
+    """The session that ``tokens`` open: exactly one of them must be alive. Else an empty, anonymous one.
+
+    An unknown token is never adopted. Raises ``StoreUnavailable``.
+    """
+    if len(tokens) == 1:
+        token = tokens[0]
+        runtime = state.runtime
+        record = runtime.loaded(await runtime.load_soon(token.sid))
+        verdict = _judge(state, record, token)
+        if record is None or verdict is None:
+            return new_session(state)
+    else:
+        records = await state.runtime.load([token.sid for token in tokens])
+        judged = zip(records, tokens, [_judge(state, *pair) for pair in zip(records, tokens, strict=True)], strict=True)
+        alive = [(record, token, verdict) for record, token, verdict in judged if record is not None and verdict]
+        if len(alive) != 1:
+            if alive:
+                _collision(state, [record for record, _, _ in alive])
+            return new_session(state)
+        record, token, verdict = alive[0]
+    state.adopt(record, token)
+    try:
+        session = new_session(state)
+    except SessionDataError as error:
+        return _quarantine(state, record, error)
+    try:
+        living = verdict is Verdict.SERVE or await _settle_rotation(state, record, token, verdict)
+    except StoreError:
+        state.forget()
+        raise
+    if not living:
+        state.forget()
+        return new_session(state)
+    return session
+
+
+def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
+    """How to serve ``token``; ``None``: not at all."""
+    runtime = state.runtime
+    if record is None:
+        runtime.counters["token_unknown"] += 1
+        return None
+    if record.ended_at is not None:
+        _tell_why(state, record, token, record.end_reason)
+        return None
+    now = runtime.now()
+    deadline = runtime.caps.deadline(record)
+    if deadline <= now:
+        # Seen as expired is ended: raising the policy later must not bring it back.
+        reason = runtime.caps.expiry_reason(record)
+        runtime.end_later(record, reason, at=deadline)
+        _tell_why(state, record, token, reason)
+        return None
+    verdict = verify(record, token, now)
+    if verdict in _SERVED:
+        return verdict
+    if verdict is Verdict.REUSE:
+        runtime.background.event(runtime.event(EventType.TOKEN_REUSE, record=record, ip=state.visitor.ip))
+        runtime.end_later(record, EndReason.REUSE, ip=state.visitor.ip)
+        state.ended_reason = EndReason.REUSE.value
+    else:
+        runtime.counters[f"token_{verdict.value}"] += 1
+    return None
+
+
+def _tell_why(state: State, record: Record, token: Token, reason: str | None) -> None:
+    # Only somebody who has held this session's token learns how it ended.
+    if matches(token.series, record.series_hash):
+        state.ended_reason = reason
+    state.runtime.counters["token_ended"] += 1
+
+
+def _collision(state: State, records: Sequence[Record]) -> None:
+    runtime = state.runtime
+    for record in records:
+        runtime.background.event(runtime.event(EventType.COOKIE_COLLISION, record=record, ip=state.visitor.ip))
+
+
+def _quarantine(state: State, record: Record, error: SessionDataError) -> Session:
+    runtime = state.runtime
+    runtime.background.event(
+        runtime.event(EventType.SESSION_QUARANTINED, record=record, details={"error": str(error)[:200]})
+    )
+    state.forget()
+    return new_session(state)
+
+
+async def _settle_rotation(state: State, record: Record, token: Token, verdict: Verdict) -> bool:
+    """Confirm a rotation that the client has now shown to know of, or tell it once more. False: it is over."""
+    if verdict is Verdict.SERVE_AND_RESEND:
+        state.token = state.outgoing = token.rotated(record.salt or b"")
+        return True
+    confirm = Confirm(if_secret=record.secret_hash, at=state.runtime.now())
+    outcome = await state.runtime.apply_one(Update(sid=record.sid, id=new_change_id(), confirm=confirm))
+    state.stale = True
+    return not isinstance(outcome, Gone)

@@ -1,0 +1,1 @@
+"""Running it: demo and tools."""

@@ -1,0 +1,364 @@
+"""What a ``SessionDB`` keeps per event loop: the store's wrappers, its clock, and the work in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar, TypeVarTuple
+
+import msgspec
+
+from sessiondb.background import Background
+from sessiondb.core.change import Change, End, Outcome, new_change_id
+from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, raise_own
+from sessiondb.core.events import Event, EventType
+from sessiondb.core.policy import SECOND, Caps, Policy
+from sessiondb.core.record import EndReason, Record
+from sessiondb.core.token import Sid
+from sessiondb.outage import Outage
+from sessiondb.stores.base import ChangeResult, Cutoffs, Ended, Query, Store, Swept
+from sessiondb.stores.coalescing import CoalescingStore
+from sessiondb.stores.recovering import RecoveringStore
+
+log = logging.getLogger("sessiondb")
+
+Answer = TypeVar("Answer")
+Args = TypeVarTuple("Args")
+
+SWEEP_LIMIT = 500
+CLOCK_EVERY = 3600.0
+CLOCK_WARNING = 2 * SECOND
+REOPEN_PAUSE = 1.0
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What ``SessionDB`` was given, checked."""
+
+    policy: Policy
+    timeout: float
+    max_session_bytes: int
+    sweep_every: float | None
+    clock: Callable[[], int]
+
+
+class Runtime:
+    """One event loop's use of a store. Opened on first use; all its tasks and timers belong to that loop."""
+
+    def __init__(self, store: Store, settings: Settings, counters: Counter[str]) -> None:
+        self.policy = settings.policy
+        self.caps: Caps = settings.policy.caps
+        self.rotate_every = settings.policy.rotate_every_micros
+        self.max_session_bytes = settings.max_session_bytes
+        self.timeout = settings.timeout
+        self.counters = counters
+        self.reads = Outage(f"{store.name}, reading")
+        self.writes = Outage(f"{store.name}, writing")
+        self.modifying: dict[Sid, ModifyTurn] = {}
+        self._settings = settings
+        self._clock = settings.clock
+        self._raw = store
+        self.store = CoalescingStore(RecoveringStore(store), timeout=settings.timeout)
+        self.background = Background(self.store, counters)
+        self._opened = False
+        self._opening = asyncio.Lock()
+        self._failed_at = -REOPEN_PAUSE
+        self._failure: str | None = None
+        self._offset = 0
+        self._worker = secrets.token_hex(8)
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- opening, closing and the clock -------------------------------------------------------------------
+
+    def now(self) -> int:
+        """The store's time in microseconds: this machine's, corrected by the offset measured at ``open``."""
+        return self._clock() + self._offset
+
+    async def ready(self) -> None:
+        """Open the store if it is not open yet. After a failure the next try waits for a second."""
+        if self._opened:
+            return
+        async with self._opening:
+            if self._opened:
+                return
+            if self._failure is not None and time.monotonic() - self._failed_at < REOPEN_PAUSE:
+                # A new one each time: an exception that is raised again gathers tracebacks.
+                raise StoreUnavailable(self._failure)
+            try:
+                async with asyncio.timeout(self._settings.timeout * 5):
+                    await self._raw.open()
+                    try:
+                        await self._measure_clock()
+                    except BaseException:
+                        await self._raw.close()
+                        raise
+                self._opened = True
+            except (StoreUnavailable, TimeoutError) as error:
+                failure = (
+                    error
+                    if isinstance(error, StoreUnavailable)
+                    else StoreUnavailable(f"{self._raw.name}: the database did not open in time; is it reachable?")
+                )
+                self._failed_at, self._failure = time.monotonic(), str(failure)
+                self.reads.failed(failure)
+                raise failure from failure.__cause__
+        self._later("clock", CLOCK_EVERY, self._measure_clock)
+        if self._settings.sweep_every is not None:
+            self._later("sweep", self._sweep_pause(), self._sweep_in_turn)
+
+    async def close(self) -> None:
+        """Flush touches and events, end timers and tasks, and release the store. Bounded by the timeout."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._settings.timeout)
+        if not self._opened:
+            return
+        try:
+            async with asyncio.timeout(self._settings.timeout * 2):
+                await self.background.flush()
+        except TimeoutError:
+            log.error("Touches and events were still waiting for %s when it was closed.", self._raw.name)
+        self.background.stop()
+        self._opened = False
+        await self.store.close()
+
+    async def _measure_clock(self) -> None:
+        before = self._settings.clock()
+        store_time = await self.store.clock()
+        after = self._settings.clock()
+        offset = store_time - (before + after) // 2
+        # Half of the round trip is not known, so a smaller offset may be none at all.
+        self._offset = offset if abs(offset) > (after - before) // 2 + 1000 else 0
+        if abs(self._offset) > CLOCK_WARNING:
+            log.warning(
+                "The clock of this machine is %.1f s %s that of the session database, whose time is used; "
+                "run NTP (chrony, systemd-timesyncd) on both.",
+                abs(self._offset) / SECOND,
+                "behind" if self._offset > 0 else "ahead of",
+            )
+
+    # -- reading and writing ------------------------------------------------------------------------------
+
+    # A coroutine around a future costs every request a microsecond or two, so the hottest calls come in two halves:
+    # ``runtime.loaded(await runtime.load_soon(sid))``.
+
+    def load_soon(self, sid: Sid) -> Awaitable[Record | Exception | None]:
+        """Await it, and give what comes to ``loaded``."""
+        return self.store.load_soon(sid) if self._opened else self._open_and(self.store.load_soon, sid)
+
+    def loaded(self, record: Record | Exception | None) -> Record | None:
+        """The record. Raises ``StoreError``."""
+        if isinstance(record, Exception):
+            if isinstance(record, StoreError):
+                self.reads.failed(record)
+            raise_own(record)
+        if self.reads.lasting:
+            self.reads.over()
+        return record
+
+    def apply_soon(self, change: Change, event: Event | None = None) -> Awaitable[list[ChangeResult] | Exception]:
+        """Await it, and give what comes to ``applied``."""
+        events = () if event is None else (event,)
+        if self._opened:
+            return self.store.apply_soon(change, events)
+        return self._open_and(self.store.apply_soon, change, events)
+
+    def applied(self, results: list[ChangeResult] | Exception) -> Outcome:
+        """The outcome of one change. Raises ``StoreError`` or ``SessionDataError``."""
+        if isinstance(results, Exception):
+            if isinstance(results, StoreError):
+                self.writes.failed(results)
+            raise_own(results)
+        return self._outcome(results[0])
+
+    async def _open_and(self, call: Callable[[*Args], Awaitable[Answer]], *args: *Args) -> Answer:
+        await self.ready()
+        return await call(*args)
+
+    async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
+        """Records by sid. Raises ``StoreError``."""
+        await self.ready()
+        try:
+            records = await self.store.load(sids)
+        except StoreError as error:
+            self.reads.failed(error)
+            raise
+        if self.reads.lasting:
+            self.reads.over()
+        return records
+
+    async def apply_one(self, change: Change, event: Event | None = None) -> Outcome:
+        """Write one change. Raises ``StoreError`` or ``SessionDataError``."""
+        return self.applied(await self.apply_soon(change, event))
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event]) -> list[Outcome]:
+        """Write changes that go out together. Raises ``StoreError`` or ``SessionDataError`` if one fails."""
+        await self.ready()
+        try:
+            results = await self.store.apply(changes, events)
+        except StoreError as error:
+            self.writes.failed(error)
+            raise
+        return [self._outcome(result) for result in results]
+
+    def _outcome(self, result: ChangeResult) -> Outcome:
+        if isinstance(result, (StoreError, SessionDataError)):
+            if isinstance(result, StoreError):
+                self.writes.failed(result)
+            raise_own(result)
+        if self.writes.lasting:
+            self.writes.over()
+        return result
+
+    @asynccontextmanager
+    async def using_store(self) -> AsyncIterator[CoalescingStore]:
+        """The open store for everything but ``load`` and ``apply``; failures are logged once per burst."""
+        await self.ready()
+        try:
+            yield self.store
+        except StoreError as error:
+            self.writes.failed(error)
+            raise
+
+    def event(
+        self,
+        type_: EventType,
+        *,
+        record: Record | None = None,
+        reason: str | None = None,
+        ip: str | None = None,
+        details: Mapping[str, str | int] | None = None,
+    ) -> Event:
+        """An event of now, counted."""
+        self.counters[type_.value] += 1
+        return Event(
+            type=type_,
+            at=self.now(),
+            sid=record.sid if record is not None else None,
+            user_id=record.user_id if record is not None else None,
+            reason=reason,
+            ip=ip,
+            details=details or {},
+        )
+
+    # -- ending -------------------------------------------------------------------------------------------
+
+    def end_of(self, record: Record, reason: EndReason, *, at: int | None = None, if_rev: int | None = None) -> End:
+        """The change that ends ``record``."""
+        now = self.now()
+        return End(
+            sid=record.sid,
+            id=new_change_id(),
+            reason=reason,
+            at=now if at is None else at,
+            purge_at=now + self.policy.keep_ended_micros,
+            if_rev=if_rev,
+        )
+
+    def end_later(self, record: Record, reason: EndReason, *, at: int | None = None, ip: str | None = None) -> None:
+        """End ``record`` with the next batch in the background."""
+        self.background.end(
+            self.end_of(record, reason, at=at),
+            self.event(EventType.SESSION_ENDED, record=record, reason=reason, ip=ip),
+        )
+
+    def report_ended(self, ended: Sequence[Ended]) -> None:
+        """Queue the events of sessions that a set-based verb has ended."""
+        for one in ended:
+            self.counters[EventType.SESSION_ENDED.value] += 1
+            self.background.event(
+                Event(type=EventType.SESSION_ENDED, at=one.at, sid=one.sid, user_id=one.user_id, reason=one.reason)
+            )
+
+    async def revoke_all(self, user_id: str, keep: Sid | None = None) -> int:
+        """End every session of ``user_id`` but ``keep``, and every login of theirs that is under way."""
+        now = self.now()
+        query = Query(
+            now=now,
+            caps=self.caps,
+            user_id=user_id,
+            keep=keep,
+            not_before=now,
+            purge_at=now + self.policy.keep_ended_micros,
+        )
+        async with self.using_store() as store:
+            ended = await store.end_where(query, EndReason.REVOKED)
+        self.report_ended(ended)
+        self.counters[EventType.USER_REVOKED.value] += 1
+        self.background.event(
+            Event(type=EventType.USER_REVOKED, at=now, user_id=user_id, details={"ended": len(ended)})
+        )
+        return len(ended)
+
+    # -- sweeping -----------------------------------------------------------------------------------------
+
+    async def sweep(self, *, in_turn: bool = False, limit: int = SWEEP_LIMIT) -> Swept:
+        """One bounded pass; ``in_turn``: only if no other worker has the turn."""
+        every = self._settings.sweep_every or 60.0
+        cutoffs = Cutoffs(
+            now=self.now(),
+            caps=self.caps,
+            keep_ended=self.policy.keep_ended_micros,
+            worker=self._worker if in_turn else None,
+            turn=int(every * 1.5 * SECOND),
+        )
+        async with self.using_store() as store:
+            swept = await store.sweep(cutoffs, limit)
+        self.report_ended(swept.ended)
+        return swept
+
+    async def _sweep_in_turn(self) -> None:
+        swept = await self.sweep(in_turn=True)
+        while swept.more:
+            # A pause as long as the pass itself leaves at least half of the database to the requests.
+            await asyncio.sleep(0.05)
+            swept = await self.sweep(in_turn=True)
+
+    def _sweep_pause(self) -> float:
+        # Jitter keeps the workers of a fleet that was started at once from asking at once.
+        every = self._settings.sweep_every or 60.0
+        return every * (0.5 + secrets.randbelow(1000) / 1000)
+
+    # -- timers -------------------------------------------------------------------------------------------
+
+    def _later(self, name: str, pause: float, work: Callable[[], Awaitable[object]]) -> None:
+        self._timers[name] = asyncio.get_running_loop().call_later(pause, self._start, name, pause, work)
+
+    def _start(self, name: str, pause: float, work: Callable[[], Awaitable[object]]) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(name, pause, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, name: str, pause: float, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except StoreError as error:
+            self.writes.failed(error)
+        finally:
+            if self._opened:
+                self._later(name, self._sweep_pause() if name == "sweep" else pause, work)
+
+
+class ModifyTurn:
+    """Whose turn it is to compare-and-set one session in this process, and the newest record seen by that."""
+
+    __slots__ = ("latest", "lock", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+        self.latest: Record | None = None
+
+
+def system_clock() -> int:
+    """This machine's time in microseconds since the epoch."""
+    return time.time_ns() // 1000

@@ -1,0 +1,321 @@
+"""``Session``: what a handler holds. A ``dict`` that knows whose it is and how to log in, rotate and log out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
+from typing import Any, SupportsIndex, TypeVar, overload
+from uuid import UUID
+
+from sessiondb import commit, modify
+from sessiondb.core import codec, token
+from sessiondb.core.errors import HeadersSent, SessionEnded
+from sessiondb.core.record import (
+    Auth,
+    Client,
+    Record,
+    Risk,
+    check_user_id,
+    decode_auth,
+    decode_client,
+    decode_risk,
+)
+from sessiondb.core.token import Sid
+from sessiondb.state import StagedLogin, StagedReauthentication, State
+
+Result = TypeVar("Result")
+
+
+class Durably:
+    """Returned by ``login``, ``logout`` and ``rotate``: await it to have the change stored now.
+
+    Not awaited, it is stored before the response starts.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return commit.save(self._session, state_of(self._session)).__await__()
+
+
+class Session(dict[str, Any]):
+    """One browser's session. Keys are strings, values JSON; what is changed, nested values included, is saved.
+
+    Nothing is stored for a visitor who writes nothing. Verbs stage at once, so they work in ``def`` endpoints
+    too; ``await`` makes them durable there and then. Copies are plain dictionaries.
+    """
+
+    __slots__ = ("_state",)
+
+    _state: State
+
+    # -- who and when -------------------------------------------------------------------------------------
+
+    @property
+    def sid(self) -> Sid | None:
+        """The public id, safe in logs and URLs; ``None`` before the session exists."""
+        state = self._state
+        if isinstance(state.staged, StagedLogin):
+            return state.staged.token.sid
+        return state.record.sid if state.record is not None else None
+
+    @property
+    def user_id(self) -> str | None:
+        """Who is logged in, or ``None``."""
+        state = self._state
+        if state.staged == "logout":
+            return None
+        if isinstance(state.staged, StagedLogin):
+            return state.staged.user_id
+        return state.record.user_id if state.record is not None else None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the client held no living session when this request began."""
+        state = self._state
+        return state.record is None or state.record.created_at >= state.began_at
+
+    @property
+    def created_at(self) -> int | None:
+        """Microseconds since the epoch, UTC; ``None`` before the session exists."""
+        return self._field(lambda record: record.created_at)
+
+    @property
+    def last_seen_at(self) -> int | None:
+        """When it was last used before this request, in microseconds; coarse: written about once a minute."""
+        return self._field(lambda record: record.last_seen_at)
+
+    @property
+    def expires_at(self) -> int | None:
+        """When it is over if it is not used again, in microseconds."""
+        return self._field(self._state.runtime.caps.deadline)
+
+    @property
+    def authenticated_at(self) -> int | None:
+        """When the user last proved who they are, in microseconds."""
+        return self._field(lambda record: record.authenticated_at)
+
+    @property
+    def client(self) -> Client:
+        """Where the session was last seen, up to the precision of ``last_seen_at``."""
+        return self._field(lambda record: decode_client(record.client_last)) or Client()
+
+    @property
+    def auth(self) -> Auth:
+        """How the user proved who they are."""
+        return self._field(lambda record: decode_auth(record.auth)) or Auth()
+
+    @property
+    def risk(self) -> Risk:
+        """How suspicious the login was."""
+        return self._field(lambda record: decode_risk(record.risk)) or Risk()
+
+    @property
+    def ended_reason(self) -> str | None:
+        """Why the session that this client still holds was ended (an ``EndReason``), or ``None``."""
+        return self._state.ended_reason
+
+    def _field(self, read: Callable[[Record], Result]) -> Result | None:
+        record = self._state.record
+        return None if record is None else read(record)
+
+    # -- verbs --------------------------------------------------------------------------------------------
+
+    def login(
+        self,
+        user_id: str | int | UUID,
+        remember: bool = False,
+        methods: Iterable[str] = (),
+        keep: Collection[str] | None = None,
+    ) -> Durably:
+        """Sign in ``user_id`` (stored as text, at most 255 bytes) in a new session, and end the old one.
+
+        The anonymous session's data comes along (``keep``: only these keys); another user's never does. Signing
+        in as the same user keeps the session, with a new secret. ``methods`` as in RFC 8176. Awaited, it raises
+        ``LoginRefused`` when the limit or a revoke forbids it; otherwise the response is a 409.
+        Raises ``HeadersSent`` once the response has started.
+        """
+        state = self._use()
+        user = check_user_id(user_id)
+        self._refuse_after_headers("log in")
+        auth = Auth(methods=tuple(methods))
+        record = state.record
+        if record is not None and record.user_id == user and state.staged != "logout":
+            state.staged = StagedReauthentication(remember, auth)
+            return Durably(self)
+        kept = None if keep is None else frozenset(keep)
+        if self.user_id is not None:
+            dict.clear(self)
+            state.reread_views()
+        elif kept is not None:
+            # First what typed views hold: it is narrowed too.
+            state.write_back(self)
+            for key in [key for key in self if key not in kept]:
+                dict.__delitem__(self, key)
+            state.reread_views()
+        if record is not None:
+            state.replaces = record
+            state.forget()
+        state.staged = StagedLogin(user, token.mint(state.runtime.now()), remember, auth, kept)
+        state.written = True
+        return Durably(self)
+
+    def logout(self) -> Durably:
+        """End this session here and everywhere; what this request wrote into it is dropped with it."""
+        state = self._use()
+        if state.record is None:
+            state.record, state.replaces = state.replaces, None
+        state.staged = "logout"
+        state.reread_views()
+        dict.clear(self)
+        return Durably(self)
+
+    def rotate(self) -> Durably:
+        """Give the client a new secret for the same session. A no-op where there is no session yet."""
+        state = self._use()
+        self._refuse_after_headers("rotate")
+        if state.staged is None and state.record is not None:
+            state.staged = "rotate"
+        return Durably(self)
+
+    @overload
+    async def modify(self, change: Callable[[dict[str, Any]], Coroutine[Any, Any, Result]]) -> Result: ...
+
+    @overload
+    async def modify(self, change: Callable[[dict[str, Any]], Result]) -> Result: ...
+
+    async def modify(self, change: Callable[[dict[str, Any]], Any]) -> Any:
+        """Run ``change`` on the freshest data until its result lands unchallenged (compare-and-set).
+
+        ``change`` gets a plain ``dict``, changes it in place, and may run several times; it may be ``async``. It
+        sees what this request has staged. Returns what ``change`` returned. Raises ``SessionEnded``, or
+        ``StoreError`` with ``outcome="conflict"`` after 32 tries or ``"unknown"`` if the reply was lost.
+        """
+        return await modify.modify(self, self._use(), change)
+
+    async def save(self) -> None:
+        """Store what has changed, now. Long sockets and background tasks call it at their own commit points.
+
+        Raises ``SessionEnded`` if the session was ended meanwhile, ``StoreUnavailable``, ``SessionDataError``.
+        """
+        await commit.save(self, self._use())
+
+    async def revoke_others(self) -> int:
+        """End all other sessions of this user; returns how many. Logins in flight elsewhere end too."""
+        state = self._use()
+        await commit.save(self, state)
+        record = state.record
+        if record is None or record.user_id is None:
+            raise SessionEnded("Nobody is logged in here, so there are no other sessions to revoke.")
+        return await state.runtime.revoke_all(record.user_id, keep=record.sid)
+
+    # -- a dict -------------------------------------------------------------------------------------------
+
+    def mark_accessed(self) -> None:
+        """Called when a handler is handed the session: now it counts as used by this request."""
+        state = self._state
+        if not state.handed_out:
+            if state.block is not None:
+                state.block()
+            state.handed_out = True
+
+    @property
+    def accessed(self) -> bool:
+        """Whether a handler was handed the session."""
+        return self._state.handed_out
+
+    @property
+    def modified(self) -> bool:
+        """Never: Starlette's ``SessionMiddleware`` around ours would put what is in here into its own cookie."""
+        return False
+
+    def mark_modified(self) -> None:
+        """Have the session compared with what is stored before the response starts (done for you)."""
+        self._writable()
+
+    def _use(self) -> State:
+        self.mark_accessed()
+        return self._state
+
+    def _writable(self) -> None:
+        state = self._state
+        if not state.handed_out:
+            self.mark_accessed()
+        state.written = True
+
+    def _refuse_after_headers(self, verb: str) -> None:
+        if self._state.headers_sent:
+            raise HeadersSent(
+                f"Cannot {verb} now: the response headers have left, so the client could not be given the token. "
+                "Do it before the response starts (for a stream: in the endpoint, not in the generator)."
+            )
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        codec.check_key(key)
+        if not isinstance(value, (dict, list, tuple)) and not codec.is_plain(value):
+            codec.encode_value(key, value)
+        self._writable()
+        if self._state.record is None:
+            self._refuse_after_headers("create a session")
+        dict.__setitem__(self, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._writable()
+        dict.__delitem__(self, key)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """As ``dict.pop``."""
+        self._writable()
+        return dict.pop(self, key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """As ``dict.popitem``."""
+        self._writable()
+        return dict.popitem(self)
+
+    def clear(self) -> None:
+        """Remove all keys. Whoever is logged in stays so: ``logout()`` ends the session."""
+        self._writable()
+        dict.clear(self)
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        """As ``dict.setdefault``."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As ``dict.update``."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def __ior__(self, other: Any, /) -> Session:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return copy.deepcopy(dict(self), memo)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type, tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+
+def new_session(state: State) -> Session:
+    """The ``Session`` of ``state``, with the data of its record decoded.
+
+    Raises ``SessionDataError`` if that cannot be done.
+    """
+    session = Session(codec.decode_data(state.base)) if state.record is not None else Session()
+    session._state = state
+    return session
+
+
+def state_of(session: Session) -> State:
+    """What the faces (middleware, dependencies) know of ``session``."""
+    return session._state

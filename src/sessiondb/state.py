@@ -1,0 +1,206 @@
+"""What one request knows about its session, and the verbs it has staged. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+
+from sessiondb.core import codec
+from sessiondb.core.record import Auth, Record, encode_client
+from sessiondb.core.token import Token
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from sessiondb.runtime import Runtime
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class StagedLogin(msgspec.Struct, frozen=True):
+    """A login that waits for its commit. ``token`` is the new session's; ``keep`` narrows what comes along."""
+
+    user_id: str
+    token: Token
+    remember: bool
+    auth: Auth
+    keep: frozenset[str] | None
+
+
+class StagedReauthentication(msgspec.Struct, frozen=True):
+    """The same user signs in again: the session stays, its secret changes."""
+
+    remember: bool
+    auth: Auth
+
+
+Staged = StagedLogin | StagedReauthentication | Literal["rotate", "logout"] | None
+
+
+class View(Protocol):
+    """A typed picture of the session that is written back before a commit."""
+
+    def write_back(self, session: dict[str, Any]) -> None:
+        """Put what has changed into ``session``."""
+        ...
+
+    def forget(self) -> None:
+        """The session has other data now: read it again when asked."""
+        ...
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """Top-level keys set, as JSON bytes, and keys removed; ``whole`` is all of the session after it, as JSON."""
+
+    put: Mapping[str, bytes]
+    remove: frozenset[str]
+    whole: bytes
+
+    def __bool__(self) -> bool:
+        return bool(self.put or self.remove)
+
+    @property
+    def largest(self) -> str | None:
+        """The key that sets the most bytes."""
+        return max(self.put, key=lambda key: len(self.put[key]), default=None)
+
+
+class Visitor:
+    """Who asks: the raw address and headers, looked at only when something is written."""
+
+    __slots__ = ("address", "headers")
+
+    def __init__(self, address: Sequence[Any] | None = None, headers: Headers = ()) -> None:
+        self.address = address
+        self.headers = headers
+
+    @property
+    def ip(self) -> str | None:
+        """The peer's address as the server saw it."""
+        return str(self.address[0]) if self.address else None
+
+    def encoded(self) -> bytes:
+        """The ``Client`` JSON for a record."""
+        agent = next((value for name, value in self.headers if name == b"user-agent"), None)
+        return encode_client(self.ip, agent)
+
+
+NOBODY = Visitor()
+
+
+class State:
+    """One request's knowledge of its session.
+
+    ``record`` is the living session as last seen, ``base`` the data of it that this request believes stored.
+    ``stale`` says that others may have written since, so that compare-and-set must read again. ``noted`` says that
+    this use of the session has been noted (touched, rotated when due). ``outgoing`` is what the response has to tell
+    the client: a token, or ``False`` to forget the one it has. ``encoded`` hands what ``is_settled`` has encoded to
+    ``delta``, if that is asked at once.
+    """
+
+    # Defaults of the class cost a request nothing; most requests change few of them.
+    record: Record | None = None
+    token: Token | None = None
+    base: bytes = b"{}"
+    stale: bool = False
+    staged: Staged = None
+    replaces: Record | None = None
+    handed_out: bool = False
+    written: bool = False
+    noted: bool = False
+    headers_sent: bool = False
+    outgoing: Token | Literal[False] | None = None
+    undelivered: bool = False
+    ended_reason: str | None = None
+    block: Callable[[], None] | None = None
+    committing: bool = False
+    waiting: list[asyncio.Future[None]] | None = None
+    views: list[View] | None = None
+    encoded: bytes | None = None
+
+    def __init__(self, runtime: Runtime, began_at: int, visitor: Visitor = NOBODY) -> None:
+        self.runtime = runtime
+        self.began_at = began_at
+        self.visitor = visitor
+
+    def adopt(self, record: Record, token: Token | None) -> None:
+        """From now on this request's session is ``record``."""
+        self.record = record
+        self.token = token
+        self.base = record.data
+        self.stale = False
+
+    def forget(self) -> None:
+        """From now on this request has no session."""
+        self.record = None
+        self.token = None
+        self.base = b"{}"
+        self.stale = False
+
+    def write_back(self, session: dict[str, Any]) -> None:
+        """Bring what typed views have changed into ``session``."""
+        if self.views is not None:
+            for view in self.views:
+                view.write_back(session)
+
+    def reread_views(self) -> None:
+        """The session has other data now."""
+        if self.views is not None:
+            for view in self.views:
+                view.forget()
+
+    def is_settled(self, session: dict[str, Any]) -> bool:
+        """Whether the store has all that ``session`` has; asked several times a request, so quick to say yes."""
+        if self.staged is not None or self.views is not None:
+            return False
+        if not self.handed_out:
+            return not self.written
+        encoded = codec.encode_unchecked(session)
+        if encoded == self.base:
+            return True
+        self.encoded = encoded
+        return False
+
+    def delta(self, session: dict[str, Any]) -> Delta | None:
+        """What ``session`` has that the store has not, nested changes included; ``None`` if nothing.
+
+        Raises ``SessionDataError`` for a value that cannot be stored, before anything is.
+        """
+        if self.views is not None:
+            self.write_back(session)
+        if not (self.handed_out or self.written):
+            return None
+        encoded, self.encoded = self.encoded, None
+        if encoded is None:
+            encoded = codec.encode_unchecked(session)
+        if encoded == self.base:
+            return None
+        delta = difference(self.base, session, encoded)
+        if delta.put and len(delta.whole) > self.runtime.max_session_bytes:
+            codec.check_size(len(delta.whole), self.runtime.max_session_bytes, delta.largest)
+        return delta if delta.put or delta.remove else None
+
+
+def difference(base: bytes, values: Mapping[str, Any], encoded: bytes | None = None) -> Delta:
+    """The delta that makes ``base`` (a JSON object) equal to ``values``, by comparing encodings.
+
+    ``encoded`` is ``values`` as JSON if that is known. What has changed is checked, and refused with
+    ``SessionDataError`` if it cannot be stored.
+    """
+    stored = codec.split(base)
+    if encoded is None:
+        for key in values:
+            codec.check_key(key)
+    whole = encoded if encoded is not None else codec.encode_data(values)
+    put: dict[str, bytes] = {}
+    for key, raw in codec.split(whole).items():
+        before = stored.pop(key, None)
+        if before == raw:
+            continue
+        # A database may have rewritten the JSON (spaces, order inside objects), so unequal bytes prove nothing yet.
+        value = values[key]
+        if before is None or type(value) is int or not codec.is_same(bytes(before), value):
+            put[key] = codec.check_encoded(key, value, bytes(raw))
+    return Delta(put, frozenset(stored), whole)

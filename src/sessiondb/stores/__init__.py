@@ -1,0 +1,1 @@
+"""Where sessions live: one file a database, behind the contract in ``base``."""

@@ -1,0 +1,196 @@
+"""Sends what queues up to a store: a slot and a task for each batch, and one timer for all of them.
+
+Everything here belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from contextvars import Context
+from typing import Generic, Protocol, TypeVar
+
+from sessiondb.core.errors import SessionDBError, StoreError, StoreUnavailable, WriteOutcome
+from sessiondb.stores.base import Store
+
+_T = TypeVar("_T")
+_B = TypeVar("_B", bound="Batch")
+_GRACE = 0.1  # of a timeout: how much longer than that anything may take because of ourselves
+
+
+class Counts:
+    """How many calls came, and how many batches they became."""
+
+    __slots__ = ("batches", "calls")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.batches = 0
+
+
+class Batch:
+    """One call of the store. ``since``: when the oldest in it came (loop time); ``late``: it has been given up."""
+
+    __slots__ = ("late", "since")
+
+    def __init__(self) -> None:
+        self.since = math.inf
+        self.late = False
+
+
+class _Queue(Protocol[_B]):
+    """What a runner needs of ``Loads`` and ``Writes``."""
+
+    def take(self) -> _B | None: ...
+    async def send(self, batch: _B) -> None: ...
+    def fail(self, batch: _B, error: Exception) -> None: ...
+    def release(self, batch: _B) -> None: ...
+    def oldest(self) -> float: ...
+    def drop(self, until: float, error: Exception) -> None: ...
+
+
+class Runner(Generic[_B]):
+    """Sends the batches of ``queue``, no more than the store likes at once, and fails what takes ``timeout`` seconds.
+
+    There is one timer, set for whatever is oldest: under load it fires once in ``timeout`` seconds, not per batch.
+    """
+
+    __slots__ = ("_counts", "_loop", "_name", "_queue", "_running", "_scheduled", "_slots", "_timeout", "_timer")
+
+    def __init__(
+        self, queue: _Queue[_B], store: Store, loop: asyncio.AbstractEventLoop, timeout: float, counts: Counts
+    ) -> None:
+        self._queue = queue
+        self._loop = loop
+        self._name = store.name
+        self._slots = store.batching.in_flight
+        self._timeout = timeout
+        self._counts = counts
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: dict[_B, asyncio.Task[None]] = {}
+
+    def wake(self) -> None:
+        """A call was queued: it goes at the end of this turn of the loop, or when a slot is free."""
+        self._counts.calls += 1
+        if not self._scheduled and len(self._running) < self._slots:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        if self._timer is None:
+            self._set_timer(self._loop.time())
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while len(self._running) < self._slots and (batch := self._queue.take()) is not None:
+            self._counts.batches += 1
+            # A context of its own: a batch belongs to all of its callers, not to the one whose turn it was.
+            self._running[batch] = self._loop.create_task(self._run(batch), context=Context())
+
+    async def _run(self, batch: _B) -> None:
+        try:
+            await self._queue.send(batch)
+        except Exception as error:
+            self._queue.fail(batch, as_store_error(error, self._name, "unknown"))
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as error:
+            self._interrupted(batch)
+            if not isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            if not self._loop.is_closed():  # else the task was thrown away with its loop
+                del self._running[batch]
+                self._queue.release(batch)
+                self._flush()
+
+    def _interrupted(self, batch: _B) -> None:
+        if batch.late:  # by _give_up, which has answered
+            return
+        self._queue.fail(batch, StoreUnavailable(f"A call of the {self._name} store was cancelled.", outcome="unknown"))
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # Nobody but a loop that is shutting down knows this task: start no other.
+            self.drop_queued(f"The event loop ended before the {self._name} store was called.")
+
+    def drop_queued(self, why: str) -> None:
+        """Fail what has not been sent, saying ``why``."""
+        self._queue.drop(math.inf, StoreUnavailable(why))
+
+    def _set_timer(self, oldest: float) -> None:
+        due = oldest + self._timeout
+        self._timer = self._loop.call_at(due, self._look, due)
+
+    def _look(self, due: float) -> None:
+        now = self._loop.time()
+        pause = self._timeout * _GRACE
+        if now > due + pause:
+            # The loop itself stood still, so answers may have arrived that nobody has read: look again shortly.
+            self._timer = self._loop.call_later(pause, self._look, math.inf)
+        else:
+            self._give_up(now - self._timeout)
+
+    def _give_up(self, until: float) -> None:
+        """Fail what came no later than ``until``, and set the timer for the rest."""
+        message = no_answer(self._name, self._timeout)
+        self._queue.drop(until, StoreUnavailable(message))
+        oldest = self._queue.oldest()
+        for batch, task in self._running.items():
+            if batch.late:
+                continue
+            if batch.since <= until:
+                batch.late = True
+                self._queue.fail(batch, StoreUnavailable(message, outcome="unknown"))
+                task.cancel()
+            else:
+                oldest = min(oldest, batch.since)
+        self._timer = None
+        if oldest < math.inf:
+            self._set_timer(oldest)
+
+    async def drain(self) -> None:
+        """Run what is queued to its end. The timer fails what takes too long; who does not let go then is left."""
+        self._flush()
+        end = self._loop.time() + self._timeout * (1 + 2 * _GRACE)
+        while self._running and (left := end - self._loop.time()) > 0:
+            await asyncio.wait(self._running.values(), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def no_answer(name: str, seconds: float) -> str:
+    """The message of a call that took too long, and what to do about it."""
+    return (
+        f"The {name} session store did not answer within {seconds:g} s. Check that the database is up, reachable and "
+        "neither overloaded nor locked, or raise SessionDB(timeout=...)."
+    )
+
+
+def as_store_error(error: Exception, name: str, outcome: WriteOutcome) -> Exception:
+    """``error`` if it is one of ours, else a ``StoreUnavailable`` caused by it.
+
+    The text of a driver's error stays out of the message: it may quote what was stored.
+    """
+    if isinstance(error, SessionDBError):
+        return error
+    wrapped = StoreUnavailable(
+        f"The {name} session store failed with {type(error).__name__}; its own error is the cause of this one.",
+        outcome=outcome,
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def check_length(name: str, asked: int, answered: int, outcome: WriteOutcome) -> None:
+    """Answers are told apart by their place alone, so with one missing none can be trusted."""
+    if asked != answered:
+        raise StoreError(
+            f"The {name} store gave {answered} answers to {asked} questions, which is a bug in that store.",
+            outcome=outcome,
+        )
+
+
+def fail_all(waiters: Iterable[asyncio.Future[_T | Exception]], error: Exception) -> None:
+    """Answer ``error`` to whoever still waits."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(error)

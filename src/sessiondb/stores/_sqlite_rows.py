@@ -1,0 +1,251 @@
+"""Records as rows: which columns, in which order, and the statements that read and write them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from sessiondb.core.change import Applied, Change, Create, Touch, Update, apply, remember
+from sessiondb.core.errors import SessionDataError
+from sessiondb.core.events import Event, EventType
+from sessiondb.core.record import Record
+from sessiondb.core.token import Sid
+from sessiondb.stores.base import ChangeResult
+
+_TEXT_JSON = frozenset({"data", "client_first", "client_last", "auth", "risk"})
+_BLOBS = frozenset({"series_hash", "secret_hash", "last_changes", "previous_hash", "salt"})
+_COLUMNS = Record.__struct_fields__
+_FIXED = frozenset({"sid", "series_hash", "user_id", "created_at", "client_first"})
+_MUTABLE = tuple(name for name in _COLUMNS if name not in _FIXED)
+# What an ordinary delta changes; check_at is left out: SQLite would write its index even for an equal value.
+_DELTA = ("rev", "last_changes", "last_seen_at", "client_last", "data")
+_MOST_ROWS = 500
+
+_decode_rows = msgspec.json.Decoder(list[list[Any]]).decode
+_decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
+_encode = msgspec.json.Encoder().encode
+_to_value = {
+    index: bytes.fromhex if name in _BLOBS else str.encode
+    for index, name in enumerate(_COLUMNS)
+    if name in _BLOBS or name in _TEXT_JSON
+}
+
+
+class Rows:
+    """The statements for tables with one prefix.
+
+    Each call of SQLite gives the interpreter's lock away and has to win it back from a busy event loop, once per row
+    that it steps to. So many rows are read as one row of JSON, and written by one statement.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.sessions = f"{prefix}sessions"
+        self.users = f"{prefix}users"
+        self.meta = f"{prefix}meta"
+        self.events = f"{prefix}events"
+        # JSON columns are text for people; read as bytes they are spared a decoding that nobody needs.
+        columns = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXT_JSON else name for name in _COLUMNS)
+        self.select = f"SELECT {columns} FROM {self.sessions}"
+        values = ", ".join(_as_json(name) for name in _COLUMNS)
+        self._select_many = f"SELECT CAST(json_group_array(json_array({values})) AS BLOB) FROM {self.sessions}"
+        self._update_all = f"UPDATE {self.sessions} SET {_assignments(_MUTABLE)} WHERE sid = ?"
+        self._insert = f"INSERT INTO {self.sessions} ({', '.join(_COLUMNS)})"
+        self._insert_event = f"INSERT INTO {self.events} (at, type, sid, user_id, reason, ip, details)"
+        self._update_delta = f"UPDATE {self.sessions} SET {_assignments(_DELTA)} WHERE sid = ?"
+        self._deltas = (
+            f"UPDATE {self.sessions} AS s SET rev = s.rev + 1, last_changes = v.column3, data = v.column4, "
+            "last_seen_at = max(s.last_seen_at, v.column5), client_last = coalesce(v.column6, s.client_last) "
+            "FROM (VALUES {rows}) AS v WHERE s.sid = v.column1 AND s.rev = v.column2 AND s.ended_at IS NULL"
+        )
+        self._touches = (
+            f"UPDATE {self.sessions} AS s SET last_seen_at = max(s.last_seen_at, v.column2), "
+            "client_last = coalesce(v.column3, s.client_last) "
+            "FROM (VALUES {rows}) AS v WHERE s.sid = v.column1 AND s.ended_at IS NULL"
+        )
+
+    def load(self, connection: sqlite3.Connection, sids: Sequence[Sid]) -> dict[Sid, Record]:
+        """The records there are of ``sids``."""
+        found: dict[Sid, Record] = {}
+        for start in range(0, len(sids), _MOST_ROWS):
+            part = sids[start : start + _MOST_ROWS]
+            where = f"WHERE sid IN ({_marks(len(part))})"
+            try:
+                rows = _decode_rows(connection.execute(f"{self._select_many} {where}", part).fetchone()[0])
+            except (msgspec.MsgspecError, sqlite3.OperationalError):
+                # A column holds what JSON cannot: read row by row, so that one such row harms no other.
+                for row in connection.execute(f"{self.select} {where}", part):
+                    found[row[0]] = to_record(row)
+            else:
+                for values in rows:
+                    found[values[0]] = _record_of_json(values)
+        return found
+
+    def apply(
+        self, connection: sqlite3.Connection, changes: Sequence[Change], events: Sequence[Event], now: int
+    ) -> list[ChangeResult]:
+        """Write ``changes`` and ``events``, inside a transaction that the caller commits."""
+        landed = self._at_once(connection, changes, now)
+        rest = [change.sid for change in changes if change.sid not in landed]
+        records = self.load(connection, rest) if rest else {}
+        results: list[ChangeResult] = []
+        for change in changes:
+            known = landed.get(change.sid)
+            results.append(known or self._one_by_one(connection, records.get(change.sid), change, now))
+        self.append(connection, events)
+        return results
+
+    def _at_once(self, connection: sqlite3.Connection, changes: Sequence[Change], now: int) -> dict[Sid, Applied]:
+        """Write the ordinary changes with one statement for each kind; by sid, those that are certain to have landed.
+
+        When fewer rows changed than there were changes, it is not known which: whoever looks at their records then
+        finds the ids of those that landed.
+        """
+        creates = [change for change in changes if isinstance(change, Create)]
+        deltas = _deltas(changes)
+        touches = [(change, change.touch) for change in changes if isinstance(change, Update) and change.only_touches]
+        landed: dict[Sid, Applied] = {}
+        if creates and _insert(connection, self._insert, [to_row(change.record, _COLUMNS) for change in creates]):
+            landed.update((change.sid, Applied(change.record.rev)) for change in creates)
+        if deltas and _run(connection, self._deltas, [_delta_row(change, seen, now) for change, seen in deltas]):
+            landed.update((change.sid, Applied(seen.rev + 1)) for change, seen in deltas)
+        if touches and _run(connection, self._touches, [(change.sid, *_seen(touch, now)) for change, touch in touches]):
+            landed.update((change.sid, Applied(0)) for change, _ in touches)
+        return landed
+
+    def apply_alone(
+        self, connection: sqlite3.Connection, changes: Sequence[Change], now: int
+    ) -> list[ChangeResult] | None:
+        """Write ``changes`` with one statement that is its own transaction, which spares two more calls of SQLite.
+
+        ``None`` if not all of them can be written so, or not all were: ``apply`` finds out, and does the rest.
+        """
+        deltas = _deltas(changes)
+        if len(deltas) < len(changes) or len(changes) > _MOST_ROWS:
+            return None
+        if not _run(connection, self._deltas, [_delta_row(change, seen, now) for change, seen in deltas]):
+            return None
+        return [Applied(seen.rev + 1) for _, seen in deltas]
+
+    def _one_by_one(
+        self, connection: sqlite3.Connection, record: Record | None, change: Change, now: int
+    ) -> ChangeResult:
+        try:
+            written, outcome = apply(record, change, now)
+        except SessionDataError as error:
+            return error
+        if written is None:
+            return outcome
+        if isinstance(change, Update) and not (change.rotate or change.confirm or change.sign_in):
+            connection.execute(self._update_delta, (*to_row(written, _DELTA), written.sid))
+        else:
+            self.write_all(connection, written)
+        return outcome
+
+    def write_all(self, connection: sqlite3.Connection, record: Record) -> None:
+        """Write every column that can change."""
+        connection.execute(self._update_all, (*to_row(record, _MUTABLE), record.sid))
+
+    def append(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
+        """Write ``events``."""
+        _insert(connection, self._insert_event, [_event_row(event) for event in events])
+
+
+def _insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether all of ``rows`` are new, and inserted."""
+    return _run(connection, head + " VALUES {rows} ON CONFLICT DO NOTHING", rows)
+
+
+def _run(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> bool:
+    """Run ``statement`` for ``rows``; whether it changed as many."""
+    changed = 0
+    for start in range(0, len(rows), _MOST_ROWS):
+        part = rows[start : start + _MOST_ROWS]
+        filled = _filled(statement, len(part), len(part[0]))
+        # executemany, for one set of values: it asks SQLite for no last row id, so the interpreter's lock changes
+        # hands once less.
+        changed += connection.executemany(filled, [list(chain.from_iterable(part))]).rowcount
+    return changed == len(rows)
+
+
+@cache
+def _filled(statement: str, rows: int, columns: int) -> str:
+    return statement.replace("{rows}", ",".join([f"({_marks(columns)})"] * rows))
+
+
+@cache
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+def _assignments(columns: Iterable[str]) -> str:
+    return ", ".join(f"{name} = ?" for name in columns)
+
+
+def _as_json(name: str) -> str:
+    # hex(NULL) is an empty text, which would make "never" into "none kept".
+    return f"CASE WHEN {name} IS NOT NULL THEN hex({name}) END" if name in _BLOBS else name
+
+
+def _record_of_json(values: list[Any]) -> Record:
+    for index, convert in _to_value.items():
+        if values[index] is not None:
+            values[index] = convert(values[index])
+    return Record(*values)
+
+
+def to_record(row: tuple[Any, ...]) -> Record:
+    """The record in a row of ``Rows.select``."""
+    return Record(*row)
+
+
+def to_row(record: Record, columns: Iterable[str]) -> tuple[Any, ...]:
+    """The values of ``columns``."""
+    return tuple(getattr(record, name).decode() if name in _TEXT_JSON else getattr(record, name) for name in columns)
+
+
+def to_event(row: tuple[Any, ...]) -> Event:
+    """The event in ``(at, type, sid, user_id, reason, ip, details)``."""
+    at, type_, sid, user_id, reason, ip, details = row
+    return Event(
+        type=EventType(type_),
+        at=at,
+        sid=sid,
+        user_id=user_id,
+        reason=reason,
+        ip=ip,
+        details=_decode_details(details),
+    )
+
+
+def _deltas(changes: Sequence[Change]) -> list[tuple[Update, Record]]:
+    """The ordinary deltas of ``changes``, and the records that they were made of."""
+    return [
+        (change, change.seen)
+        for change in changes
+        if isinstance(change, Update)
+        and change.seen is not None
+        and change.if_rev in (None, change.seen.rev)
+        and not (change.rotate or change.confirm or change.sign_in)
+    ]
+
+
+def _delta_row(change: Update, seen: Record, now: int) -> tuple[Any, ...]:
+    last_changes = remember(change.id, seen.last_changes)
+    return change.sid, seen.rev, last_changes, change.whole.decode(), *_seen(change.touch, now)
+
+
+def _seen(touch: Touch | None, now: int) -> tuple[int, str | None]:
+    """What to raise ``last_seen_at`` to, and the client if it is another one."""
+    if touch is None:
+        return 0, None
+    return min(touch.at, now), touch.client.decode() if touch.client is not None else None
+
+
+def _event_row(event: Event) -> tuple[Any, ...]:
+    details = _encode(event.details).decode()
+    return event.at, str(event.type), event.sid, event.user_id, event.reason, event.ip, details

@@ -1,0 +1,119 @@
+"""The tables of the SQLite store: made if absent, checked if there."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+from sessiondb.core.errors import ConfigurationError
+
+SCHEMA_VERSION = 1
+_WAL_TRIES = 200
+
+
+def schema_sql(prefix: str = "sessiondb_") -> str:
+    """The DDL, for databases that are made by hand. Times are microseconds since the epoch, UTC."""
+    return _DDL.format(p=prefix, version=SCHEMA_VERSION)
+
+
+# No index holds a column that a touch writes, so "seen just now" changes one row and no index.
+_DDL = """\
+CREATE TABLE IF NOT EXISTS {p}sessions (
+  sid              TEXT PRIMARY KEY NOT NULL,
+  user_id          TEXT,
+  data             TEXT NOT NULL DEFAULT '{{}}',
+  created_at       INTEGER NOT NULL,
+  last_seen_at     INTEGER NOT NULL,
+  authenticated_at INTEGER,
+  ended_at         INTEGER,
+  end_reason       TEXT,
+  idle             INTEGER NOT NULL,
+  absolute         INTEGER NOT NULL,
+  lifetime         TEXT NOT NULL DEFAULT 'normal',
+  check_at         INTEGER NOT NULL,
+  client_first     TEXT NOT NULL DEFAULT '{{}}',
+  client_last      TEXT NOT NULL DEFAULT '{{}}',
+  auth             TEXT NOT NULL DEFAULT '{{}}',
+  risk             TEXT NOT NULL DEFAULT '{{}}',
+  rev              INTEGER NOT NULL,
+  last_changes     BLOB NOT NULL,
+  series_hash      BLOB NOT NULL,
+  secret_hash      BLOB NOT NULL,
+  previous_hash    BLOB,
+  salt             BLOB,
+  rotated_at       INTEGER,
+  confirmed_at     INTEGER
+);
+CREATE INDEX IF NOT EXISTS {p}sessions_user ON {p}sessions (user_id, sid) WHERE user_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {p}sessions_check ON {p}sessions (check_at);
+CREATE TABLE IF NOT EXISTS {p}users (
+  user_id    TEXT PRIMARY KEY NOT NULL,
+  not_before INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {p}events (
+  id      INTEGER PRIMARY KEY,
+  at      INTEGER NOT NULL,
+  type    TEXT NOT NULL,
+  sid     TEXT,
+  user_id TEXT,
+  reason  TEXT,
+  ip      TEXT,
+  details TEXT NOT NULL DEFAULT '{{}}'
+);
+CREATE INDEX IF NOT EXISTS {p}events_user ON {p}events (user_id, id) WHERE user_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {p}events_sid ON {p}events (sid, id) WHERE sid IS NOT NULL;
+CREATE TABLE IF NOT EXISTS {p}meta (
+  key   TEXT PRIMARY KEY NOT NULL,
+  value TEXT NOT NULL
+);
+INSERT OR IGNORE INTO {p}meta (key, value) VALUES ('schema_version', '{version}');
+"""
+
+
+def prepare(connection: sqlite3.Connection, prefix: str) -> None:
+    """Switch the file to WAL, and make or check the tables. Raises ``ConfigurationError`` for a newer schema."""
+    _switch_to_wal(connection)
+    if _version(connection, prefix) is None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Statement by statement: executescript would commit first.
+            for statement in schema_sql(prefix).split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    version = _version(connection, prefix)
+    if version != SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"The tables {prefix}* have schema version {version}, and this sessiondb knows version {SCHEMA_VERSION}. "
+            "Install the sessiondb that made them, or name another file or ?prefix=."
+        )
+
+
+def _version(connection: sqlite3.Connection, prefix: str) -> int | None:
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (f"{prefix}meta",)).fetchone()
+    if known is None:
+        return None
+    row = connection.execute(f"SELECT value FROM {prefix}meta WHERE key = 'schema_version'").fetchone()
+    return None if row is None else int(row[0])
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    # SQLite does not wait for another process here, whatever the busy timeout, and two workers start at once.
+    for attempt in range(_WAL_TRIES):
+        try:
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or attempt == _WAL_TRIES - 1:
+                raise
+            time.sleep(0.01)
+        else:
+            if mode != "wal":
+                raise ConfigurationError(
+                    f"SQLite cannot use write-ahead logging for this file (its mode stays {mode!r}); put it on a local "
+                    "disk, not on a network share."
+                )
+            return

@@ -1,0 +1,257 @@
+"""The contract that every store keeps, and ``open_store(url)``.
+
+A store moves records and changes, in batches. It knows no cookie, policy or token format. Times are int64
+microseconds UTC.
+
+Rules:
+
+* Each change is atomic on its own session and is answered by itself: one change that fails (its outcome is then
+  the ``StoreError`` or ``SessionDataError``) never fails its neighbours.
+* The sids in one ``apply`` are unique.
+* ``apply`` answers as ``sessiondb.core.change.apply`` does; nothing but ``Create`` makes a session.
+* What has been answered is as durable as the database is configured to be, and seen by every later ``load``.
+* A call whose outcome is not known raises ``StoreError(outcome="unknown")``; one that did nothing because the
+  database is away raises ``StoreUnavailable``. No call is repeated by the driver.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+import msgspec
+
+from sessiondb.core.change import Change, Outcome
+from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreError
+from sessiondb.core.events import Event
+from sessiondb.core.policy import SECOND, Caps, OnLimit
+from sessiondb.core.record import EndReason, Record
+from sessiondb.core.token import Sid
+
+ChangeResult = Outcome | StoreError | SessionDataError
+State = Literal["live", "ended", "all"]
+
+SWEEP_GRACE = 30 * SECOND
+
+
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """A login whose session has just been written and now asks to stay."""
+
+    sid: Sid
+    user_id: str
+    began_at: int
+    now: int
+    caps: Caps
+    per_user: int | None = None
+    on_limit: OnLimit = "end_oldest"
+    purge_at: int
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A session that this call has ended. Each end is reported once, by the call that wrote it."""
+
+    sid: Sid
+    user_id: str | None
+    reason: str
+    at: int
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """Whether a login may stay. If not, its session has been ended and ``refused`` is why."""
+
+    refused: Literal["revoked", "limit"] | None = None
+    ended: Sequence[Ended] = ()
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sessions. ``live`` means neither ended nor past the deadline that ``caps`` gives at ``now``.
+
+    ``user_id`` is matched byte by byte. ``before`` pages: only sids that sort before it. ``keep`` spares one
+    sid. For ``end_where`` with a user, ``not_before`` is written first, so that logins in flight end too.
+    """
+
+    now: int
+    caps: Caps
+    user_id: str | None = None
+    sids: Sequence[Sid] | None = None
+    state: State = "live"
+    before: Sid | None = None
+    limit: int = 100
+    keep: Sid | None = None
+    not_before: int | None = None
+    purge_at: int = 0
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Records, newest first (by sid). ``next`` is the ``before`` of the next page, or ``None``."""
+
+    records: Sequence[Record]
+    next: Sid | None = None
+
+
+class Cutoffs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sweep goes by. A session is ended ``SWEEP_GRACE`` after its deadline, a tombstone purged at its time.
+
+    With ``worker``, the sweep does nothing while another worker has the turn (``turn``: for how long to take it).
+    """
+
+    now: int
+    caps: Caps
+    keep_ended: int
+    worker: str | None = None
+    turn: int = 0
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What one sweep did. ``more``: it stopped at its limit, and there is more to do."""
+
+    ended: Sequence[Ended] = ()
+    purged: int = 0
+    more: bool = False
+
+
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events. ``after`` pages: the ``next`` of the page before."""
+
+    user_id: str | None = None
+    sid: str | None = None
+    type: str | None = None
+    since: int | None = None
+    until: int | None = None
+    after: int | None = None
+    limit: int = 100
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Events, newest first."""
+
+    events: Sequence[Event]
+    next: int | None = None
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Counts; ``live`` may include sessions past their deadline that the sweeper has not ended yet."""
+
+    live: int
+    ended: int
+    users: int
+    events: int
+    size_bytes: int | None = None
+
+
+class Batching(msgspec.Struct, frozen=True):
+    """How a store likes its batches: the most sids or changes in one call, and calls under way at once."""
+
+    loads: int = 128
+    changes: int = 32
+    in_flight: int = 4
+
+
+@runtime_checkable
+class Store(Protocol):
+    """One database. See the module's rules; ``sessiondb.testing`` checks them."""
+
+    @property
+    def name(self) -> str:
+        """The kind of database, as in its URL's scheme: for messages and metrics."""
+        ...
+
+    @property
+    def batching(self) -> Batching:
+        """The batches it likes."""
+        ...
+
+    async def open(self) -> None:
+        """Connect; create the schema if absent, else check its version. Called once per event loop."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything this event loop holds. What was answered stays."""
+        ...
+
+    async def clock(self) -> int:
+        """The database's time."""
+        ...
+
+    async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
+        """The records of ``sids`` in that order, living or ended; ``None`` where there is none."""
+        ...
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        """Write ``changes`` and, in the same transaction where the database has one, ``events``."""
+        ...
+
+    async def admit(self, login: Login) -> Admission:
+        """Enforce ``not_before`` and the limit per user on a session that has been written before."""
+        ...
+
+    async def find(self, query: Query) -> Page:
+        """Sessions by query."""
+        ...
+
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        """End every living session of ``query`` (its ``limit`` and ``before`` do not count)."""
+        ...
+
+    async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
+        """Look at no more than ``limit`` sessions that are due: end the expired, purge old tombstones."""
+        ...
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Write events."""
+        ...
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """Read events."""
+        ...
+
+    async def stats(self) -> Stats:
+        """Counts; estimates where exact ones are slow."""
+        ...
+
+
+class StoreKind(msgspec.Struct, frozen=True):
+    """Where the store of a URL scheme is, and what it needs."""
+
+    module: str
+    factory: str
+    requires: str | None = None
+    extra: str | None = None
+
+
+_KINDS: dict[str, StoreKind] = {
+    "memory": StoreKind("sessiondb.stores.memory", "memory_from_url"),
+    "sqlite": StoreKind("sessiondb.stores.sqlite", "sqlite_from_url"),
+}
+
+
+def open_store(url: str) -> Store:
+    """The store that ``url`` names, not yet connected.
+
+    ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute.db``. Raises ``ConfigurationError`` for an
+    unknown scheme, a missing extra or an option that the store does not know.
+    """
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    kind = _KINDS.get(scheme)
+    if kind is None:
+        known = ", ".join(f"{name}://" for name in _KINDS)
+        shown = f"{scheme}://..." if scheme else "no scheme (the part before '://')"
+        raise ConfigurationError(
+            f"The session database URL has {shown}; this version knows {known}. "
+            "For example: SessionDB('sqlite:///sessions.db')."
+        )
+    factory: Callable[[str], Store] = getattr(_load(scheme, kind), kind.factory)
+    return factory(url)
+
+
+def _load(scheme: str, kind: StoreKind) -> object:
+    try:
+        return importlib.import_module(kind.module)
+    except ModuleNotFoundError as error:
+        if kind.requires is None or error.name is None or error.name.split(".")[0] != kind.requires:
+            raise
+        raise ConfigurationError(
+            f"{scheme}:// needs {kind.requires}, which is not installed: pip install 'sessiondb[{kind.extra}]'."
+        ) from None

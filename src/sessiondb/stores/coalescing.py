@@ -1,0 +1,227 @@
+"""A store that turns what concurrent callers ask for in the same turn of the event loop into one batch.
+
+With nothing under way a call starts at the end of the current turn, with everything else that the turn brings. With
+all slots taken it starts as soon as one is free, with all that has gathered meanwhile. So one caller alone waits for
+nobody, and a loaded server needs one statement for dozens of requests, without a setting to tune.
+
+Two rules make it safe to share. A load joins only what has not been sent yet: one under way may answer with the
+state before a write that has been acknowledged since. And a session has one call's changes under way at a time, in
+the order of the calls; meanwhile its unguarded updates merge into one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+from sessiondb.core.change import Change
+from sessiondb.core.errors import ConfigurationError, SessionDBError, StoreUnavailable, WriteOutcome, raise_own
+from sessiondb.core.events import Event
+from sessiondb.core.record import EndReason, Record
+from sessiondb.core.token import Sid
+from sessiondb.stores._queues import LoadBatch, Loads, WriteBatch, Writes
+from sessiondb.stores._runner import Counts, Runner, as_store_error, no_answer
+from sessiondb.stores.base import (
+    Admission,
+    Batching,
+    ChangeResult,
+    Cutoffs,
+    Ended,
+    EventPage,
+    EventQuery,
+    Login,
+    Page,
+    Query,
+    Stats,
+    Store,
+    Swept,
+)
+
+_T = TypeVar("_T")
+
+SLOW = 5  # timeouts that a search, a sweep or a count may take: they look at many sessions
+
+
+class CoalescingStore:
+    """``store``, called in batches and with a deadline. For one event loop.
+
+    * ``load``: one entry per sid and batch, up to ``store.batching.loads``; waiters share the immutable record. What
+      every waiter gave up (was cancelled) before it was sent is never sent.
+    * ``apply``: the changes of one call go out together, in one ``apply`` of the inner store with its events, next to
+      those of other calls, up to ``store.batching.changes``. A write that was queued is carried out, whether its
+      caller still waits or not. If a merged update is refused, each caller's own is applied by itself.
+    * Loads and changes have ``store.batching.in_flight`` slots each, so slow writes do not hold up reads.
+    * Everything fails with ``StoreUnavailable`` after ``timeout`` seconds (searching, sweeping and counting after
+      five times as long): with ``outcome="unknown"`` for a write that was sent, ``"not_applied"`` for one that was
+      not, and then never is. A batch has the deadline of its oldest call.
+    * An exception of the inner store that is none of this package's reaches the callers as the cause of a
+      ``StoreUnavailable``.
+
+    Compose it as ``CoalescingStore(RecoveringStore(store))``: then the deadline covers the recovery too. ``open`` is
+    not limited: to make a schema takes as long as it takes.
+    """
+
+    __slots__ = ("_closed", "_lines", "_store", "_timeout", "changes", "loads")
+
+    def __init__(self, store: Store, *, timeout: float = 2.0) -> None:
+        if not timeout > 0:
+            raise ConfigurationError(f"timeout is {timeout!r}; use a number of seconds above 0.")
+        self._store = store
+        self._timeout = timeout
+        self._lines: _Lines | None = None
+        self._closed = False
+        self.loads = Counts()
+        self.changes = Counts()
+
+    @property
+    def name(self) -> str:
+        """The inner store's name."""
+        return self._store.name
+
+    @property
+    def batching(self) -> Batching:
+        """The inner store's batching."""
+        return self._store.batching
+
+    def load_soon(self, sid: Sid) -> asyncio.Future[Record | Exception | None]:
+        """``load`` of one sid without a coroutine: its record, or the error to raise (see ``raise_own``)."""
+        lines = self._lines or self._start()
+        waiter = lines.loads.add(sid)
+        lines.load_runner.wake()
+        return waiter
+
+    def apply_soon(self, change: Change, events: Sequence[Event]) -> asyncio.Future[list[ChangeResult] | Exception]:
+        """``apply`` of one change without a coroutine: its one result, or the error to raise."""
+        lines = self._lines or self._start()
+        waiter = lines.writes.add((change,), events)
+        lines.write_runner.wake()
+        return waiter
+
+    async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
+        """As the inner store, in a batch with what others load. Raises ``StoreError`` or ``SessionDataError``."""
+        lines = self._lines or self._start()
+        if len(sids) == 1:
+            answer = await self.load_soon(sids[0])
+            if isinstance(answer, Exception):
+                raise_own(answer)
+            return [answer]
+        waiters = [lines.loads.add(sid) for sid in sids]
+        if waiters:
+            lines.load_runner.wake()
+        records: list[Record | None] = []
+        try:
+            for waiter in waiters:
+                answer = await waiter
+                if isinstance(answer, Exception):
+                    raise_own(answer)
+                records.append(answer)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()  # gives up what has not been answered
+        return records
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        """As the inner store, in a batch with what others write; the changes of one call stay together.
+
+        Raises ``StoreError`` if the whole call failed, and ``ValueError`` if a sid comes twice. A caller that is
+        cancelled while it waits takes nothing back.
+        """
+        if len(changes) != 1:
+            if not changes:
+                return await self._within(1, "unknown", self._store.apply(changes, events)) if events else []
+            if len({change.sid for change in changes}) != len(changes):
+                raise ValueError("the sids of the changes in one call must be unique")
+        lines = self._lines or self._start()
+        waiter = lines.writes.add(changes, events)
+        lines.write_runner.wake()
+        results = await waiter
+        if isinstance(results, Exception):
+            raise_own(results)
+        return results
+
+    async def open(self) -> None:
+        """As the inner store. A closed store works again after it."""
+        await self._store.open()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Carry out the writes that are queued, fail the loads that are, wait for what is under way, then close.
+
+        What takes longer than ``timeout`` is given up. Calls from now on raise ``StoreUnavailable``.
+        """
+        self._closed = True
+        lines, self._lines = self._lines, None
+        if lines is not None:
+            lines.load_runner.drop_queued(self._closed_message())
+            await lines.write_runner.drain()
+            await lines.load_runner.drain()
+        await self._within(SLOW, "not_applied", self._store.close())
+
+    async def clock(self) -> int:
+        """As the inner store."""
+        return await self._within(1, "not_applied", self._store.clock())
+
+    async def admit(self, login: Login) -> Admission:
+        """As the inner store."""
+        return await self._within(1, "unknown", self._store.admit(login))
+
+    async def find(self, query: Query) -> Page:
+        """As the inner store."""
+        return await self._within(SLOW, "not_applied", self._store.find(query))
+
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        """As the inner store."""
+        return await self._within(SLOW, "unknown", self._store.end_where(query, reason))
+
+    async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
+        """As the inner store."""
+        return await self._within(SLOW, "unknown", self._store.sweep(cutoffs, limit))
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """As the inner store."""
+        await self._within(1, "unknown", self._store.append(events))
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """As the inner store."""
+        return await self._within(1, "not_applied", self._store.events(query))
+
+    async def stats(self) -> Stats:
+        """As the inner store."""
+        return await self._within(SLOW, "not_applied", self._store.stats())
+
+    async def _within(self, timeouts: int, outcome: WriteOutcome, call: Awaitable[_T]) -> _T:
+        seconds = self._timeout * timeouts
+        try:
+            async with asyncio.timeout(seconds):
+                return await call
+        except TimeoutError as error:
+            raise StoreUnavailable(no_answer(self.name, seconds), outcome=outcome) from error
+        except SessionDBError:
+            raise
+        except Exception as error:
+            raise as_store_error(error, self.name, outcome) from error
+
+    def _start(self) -> _Lines:
+        """The queues, which belong to the loop of the first call."""
+        if self._closed:
+            raise StoreUnavailable(self._closed_message())
+        self._lines = _Lines(self._store, asyncio.get_running_loop(), self._timeout, self.loads, self.changes)
+        return self._lines
+
+    def _closed_message(self) -> str:
+        return f"The {self.name} session store has been closed; open it again to use it."
+
+
+class _Lines:
+    """The two queues and their runners."""
+
+    __slots__ = ("load_runner", "loads", "write_runner", "writes")
+
+    def __init__(
+        self, store: Store, loop: asyncio.AbstractEventLoop, timeout: float, loads: Counts, changes: Counts
+    ) -> None:
+        self.loads = Loads(store, loop)
+        self.writes = Writes(store, loop)
+        self.load_runner: Runner[LoadBatch] = Runner(self.loads, store, loop, timeout, loads)
+        self.write_runner: Runner[WriteBatch] = Runner(self.writes, store, loop, timeout, changes)

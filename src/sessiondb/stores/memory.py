@@ -1,0 +1,303 @@
+"""``memory://``: sessions in this process, gone when it ends. For tests and single-process development."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from urllib.parse import parse_qsl, urlsplit
+
+from sessiondb.core.change import Applied, Change, Create, End, apply, new_change_id
+from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreUnavailable
+from sessiondb.core.events import Event
+from sessiondb.core.record import EndReason, Record
+from sessiondb.core.token import Sid
+from sessiondb.stores._table import Table
+from sessiondb.stores.base import (
+    SWEEP_GRACE,
+    Admission,
+    Batching,
+    ChangeResult,
+    Cutoffs,
+    Ended,
+    EventPage,
+    EventQuery,
+    Login,
+    Page,
+    Query,
+    Stats,
+    Swept,
+)
+
+MAX_SESSIONS = 1_000_000
+MAX_EVENTS = 100_000
+
+
+def system_clock() -> int:
+    """This machine's time in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class MemoryStore:
+    """A store in a dictionary, bounded by ``max_sessions`` (tombstones count) and by its newest 100,000 events.
+
+    The object is the database: what it holds stays when it is closed and opened again. ``open`` and ``close`` are
+    counted, so several event loops may share it; each call happens under one lock and never waits inside it.
+    ``clock`` gives microseconds since the epoch.
+    """
+
+    name = "memory"
+    batching = Batching()
+
+    def __init__(self, *, max_sessions: int = MAX_SESSIONS, clock: Callable[[], int] = system_clock) -> None:
+        if isinstance(max_sessions, bool) or not isinstance(max_sessions, int) or max_sessions < 1:
+            raise ConfigurationError(f"MemoryStore: max_sessions is {max_sessions!r}; use a whole number from 1.")
+        self._max_sessions = max_sessions
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._opened = 0
+        self._table = Table()
+        self._not_before: dict[str, int] = {}
+        self._events: deque[tuple[int, Event]] = deque(maxlen=MAX_EVENTS)
+        self._last_event = 0
+        self._turn: tuple[str, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"MemoryStore(max_sessions={self._max_sessions})"
+
+    async def open(self) -> None:
+        """Count one more user of this object."""
+        with self._lock:
+            self._opened += 1
+
+    async def close(self) -> None:
+        """Count one user less. The sessions stay in the object."""
+        with self._lock:
+            self._opened = max(0, self._opened - 1)
+
+    async def clock(self) -> int:
+        """The time of the injected clock."""
+        self._check_open()
+        return self._clock()
+
+    async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
+        """See ``Store.load``."""
+        self._check_open()
+        with self._lock:
+            get = self._table.records.get
+            return [get(sid) for sid in sids]
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        """See ``Store.apply``. Raises ``ValueError`` if two changes are of one session."""
+        self._check_open()
+        if len({change.sid for change in changes}) != len(changes):
+            raise ValueError("The changes of one apply() must be of different sessions; merge them or send two.")
+        with self._lock:
+            now = self._clock()
+            results = [self._apply(change, now) for change in changes]
+            self._append(events)
+            return results
+
+    async def admit(self, login: Login) -> Admission:
+        """See ``Store.admit``."""
+        self._check_open()
+        with self._lock:
+            return self._admit(login)
+
+    async def find(self, query: Query) -> Page:
+        """See ``Store.find``."""
+        self._check_open()
+        with self._lock:
+            candidates = sorted(self._table.matching(query), key=lambda record: record.sid, reverse=True)
+        found = (
+            record
+            for record in candidates
+            if (query.before is None or record.sid < query.before) and _in_state(record, query)
+        )
+        page = list(islice(found, query.limit + 1))
+        records = page[: query.limit]
+        return Page(records, records[-1].sid if len(page) > len(records) > 0 else None)
+
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        """See ``Store.end_where``. Sessions already past their deadline get that as their reason, unreported."""
+        self._check_open()
+        with self._lock:
+            if query.user_id is not None and query.not_before is not None:
+                self._forbid_before(query.user_id, query.not_before)
+            return [
+                ended
+                for record in sorted(self._table.matching(query), key=lambda record: record.sid)
+                if record.sid != query.keep and (ended := self._end_matching(record, query, reason)) is not None
+            ]
+
+    async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
+        """See ``Store.sweep``."""
+        self._check_open()
+        with self._lock:
+            if not self._take_turn(cutoffs):
+                return Swept()
+            due = self._table.take_due(cutoffs.now, limit)
+            tombstones = [record for record in due if record.ended_at is not None]
+            for record in tombstones:
+                self._table.delete(record)
+            ended = [
+                swept
+                for record in due
+                if record.ended_at is None and (swept := self._sweep_one(record, cutoffs)) is not None
+            ]
+            return Swept(ended, len(tombstones), len(due) == limit)
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """See ``Store.append``."""
+        self._check_open()
+        with self._lock:
+            self._append(events)
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """See ``Store.events``."""
+        self._check_open()
+        with self._lock:
+            newest_first = list(reversed(self._events))
+        found = ((number, event) for number, event in newest_first if _is_wanted(number, event, query))
+        page = list(islice(found, query.limit + 1))
+        shown = page[: query.limit]
+        return EventPage([event for _, event in shown], shown[-1][0] if len(page) > len(shown) > 0 else None)
+
+    async def stats(self) -> Stats:
+        """Exact counts; ``users`` are those with a session that has not been ended."""
+        self._check_open()
+        with self._lock:
+            table = self._table
+            return Stats(
+                live=table.live,
+                ended=len(table.records) - table.live,
+                users=table.users_with_live(),
+                events=len(self._events),
+            )
+
+    def _check_open(self) -> None:
+        if self._opened == 0:
+            raise StoreUnavailable("The memory store is not open; use `async with SessionDB(...)` or await open().")
+
+    def _apply(self, change: Change, now: int) -> ChangeResult:
+        record = self._table.records.get(change.sid)
+        if record is None and isinstance(change, Create) and len(self._table.records) >= self._max_sessions:
+            return StoreUnavailable(
+                f"The memory store holds {self._max_sessions:,} sessions, as many as it may. Raise max_sessions, "
+                "shorten Policy(keep_ended=...), or use a database: SessionDB('sqlite:///sessions.db')."
+            )
+        try:
+            written, outcome = apply(record, change, now)
+        except SessionDataError as error:
+            return error
+        if written is not None:
+            self._table.put(written)
+        return outcome
+
+    def _end(self, record: Record, reason: EndReason, at: int, purge_at: int) -> Ended:
+        change = End(record.sid, new_change_id(), reason, at, purge_at)
+        if not isinstance(self._apply(change, at), Applied):
+            raise RuntimeError("a session that had not been ended could not be ended")
+        return Ended(record.sid, record.user_id, reason.value, at)
+
+    def _admit(self, login: Login) -> Admission:
+        own = self._table.records.get(login.sid)
+        if own is None or own.ended_at is not None:
+            by_limit = own is not None and own.end_reason == EndReason.LIMIT
+            return Admission("limit" if by_limit else "revoked")
+        if self._not_before.get(login.user_id, login.began_at) > login.began_at:
+            return Admission("revoked", [self._end(own, EndReason.REFUSED, login.now, login.purge_at)])
+        if login.per_user is None:
+            return Admission()
+        # A session that has idled out must not push a living one out, so the real deadlines count.
+        # The one that asks counts as the newest: sids of one millisecond are in no order.
+        rivals = sorted(
+            (
+                record.sid
+                for record in self._table.of_user(login.user_id)
+                if record.ended_at is None and login.caps.deadline(record) > login.now
+            ),
+            key=lambda sid: (sid == login.sid, sid),
+        )
+        if login.on_limit == "refuse":
+            # By count and not by rank: a sid that was minted early may be written late, after the house was full.
+            if len(rivals) <= login.per_user:
+                return Admission()
+            return Admission("limit", [self._end(own, EndReason.REFUSED, login.now, login.purge_at)])
+        surplus = rivals[: -login.per_user]
+        ended = [self._end(self._table.records[sid], EndReason.LIMIT, login.now, login.purge_at) for sid in surplus]
+        return Admission(None, ended)
+
+    def _forbid_before(self, user_id: str, not_before: int) -> None:
+        self._not_before[user_id] = max(not_before, self._not_before.pop(user_id, not_before))
+        if len(self._not_before) > self._max_sessions:
+            # The one that changed longest ago: no login of its time can still be under way.
+            del self._not_before[next(iter(self._not_before))]
+
+    def _end_matching(self, record: Record, query: Query, reason: EndReason) -> Ended | None:
+        if record.ended_at is not None:
+            return None
+        deadline = query.caps.deadline(record)
+        if deadline <= query.now:
+            self._end(record, query.caps.expiry_reason(record), deadline, query.purge_at)
+            return None
+        return self._end(record, reason, query.now, query.purge_at)
+
+    def _take_turn(self, cutoffs: Cutoffs) -> bool:
+        if cutoffs.worker is None:
+            return True
+        if self._turn is not None and self._turn[0] != cutoffs.worker and self._turn[1] > cutoffs.now:
+            return False
+        self._turn = (cutoffs.worker, cutoffs.now + cutoffs.turn)
+        return True
+
+    def _sweep_one(self, record: Record, cutoffs: Cutoffs) -> Ended | None:
+        deadline = cutoffs.caps.deadline(record)
+        if deadline + SWEEP_GRACE <= cutoffs.now:
+            reason = cutoffs.caps.expiry_reason(record)
+            return self._end(record, reason, deadline, cutoffs.now + cutoffs.keep_ended)
+        self._table.check_later(record, deadline + SWEEP_GRACE)
+        return None
+
+    def _append(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._last_event += 1
+            self._events.append((self._last_event, event))
+
+
+def memory_from_url(url: str) -> MemoryStore:
+    """The store of ``memory://`` or ``memory://?max_sessions=10000``. Each call makes another, empty database."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    max_sessions = options.pop("max_sessions", str(MAX_SESSIONS))
+    if options:
+        raise ConfigurationError(
+            f"memory:// does not know the option {next(iter(options))!r}; it has one: max_sessions."
+        )
+    if parts.netloc or parts.path.strip("/"):
+        raise ConfigurationError(
+            "memory:// takes neither host nor path: write memory:// or memory://?max_sessions=10000."
+        )
+    if not (max_sessions.isascii() and max_sessions.isdigit()):
+        raise ConfigurationError(f"memory://: max_sessions is {max_sessions!r}; use a whole number from 1.")
+    return MemoryStore(max_sessions=int(max_sessions))
+
+
+def _in_state(record: Record, query: Query) -> bool:
+    if query.state == "all":
+        return True
+    is_live = record.ended_at is None and query.caps.deadline(record) > query.now
+    return is_live == (query.state == "live")
+
+
+def _is_wanted(number: int, event: Event, query: EventQuery) -> bool:
+    return (
+        (query.after is None or number < query.after)
+        and (query.user_id is None or event.user_id == query.user_id)
+        and (query.sid is None or event.sid == query.sid)
+        and (query.type is None or event.type == query.type)
+        and (query.since is None or event.at >= query.since)
+        and (query.until is None or event.at < query.until)
+    )

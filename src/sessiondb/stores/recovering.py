@@ -1,0 +1,229 @@
+"""A store that finds out what became of a write whose reply was lost.
+
+A lost reply is not a licence to repeat: the write may have landed. So the sessions are read again, and each change
+is judged by what the record shows (``judge``). Nothing is repeated that could undo somebody else's write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from sessiondb.core.change import Applied, Change, Confirm, Conflict, Create, End, Gone, Outcome, Rotate, Update
+from sessiondb.core.errors import StoreError
+from sessiondb.core.events import Event
+from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, EndReason, Record
+from sessiondb.core.token import Sid
+from sessiondb.stores.base import (
+    Admission,
+    Batching,
+    ChangeResult,
+    Cutoffs,
+    Ended,
+    EventPage,
+    EventQuery,
+    Login,
+    Page,
+    Query,
+    Stats,
+    Store,
+    Swept,
+)
+
+Verdict = Outcome | Literal["again", "unknown"]
+
+
+class RecoveringStore:
+    """``store``, with changes of unknown outcome read again and settled; everything else passes through.
+
+    A call that goes well costs nothing more. After a lost reply there are at most ``tries`` rounds of one ``load``
+    and one ``apply``, each after a jittered pause (``pause`` seconds, doubling). What is still open then is answered
+    ``StoreError(outcome="unknown")``: also where sending again was answered "not applied", because the first
+    attempt may still be on its way. Nothing here limits the time of a call: ``CoalescingStore`` around it does.
+
+    Events are sent again only together with changes that are sent again, and only if no change of the call was found
+    applied (their transaction has landed then, and the events with it). A change that leaves no trace, such as a
+    touch, cannot be found applied: its events may be written twice, rather than never.
+    """
+
+    __slots__ = ("_pause", "_store", "_tries")
+
+    def __init__(self, store: Store, *, tries: int = 3, pause: float = 0.02) -> None:
+        self._store = store
+        self._tries = tries
+        self._pause = pause
+
+    @property
+    def name(self) -> str:
+        """The inner store's name."""
+        return self._store.name
+
+    @property
+    def batching(self) -> Batching:
+        """The inner store's batching."""
+        return self._store.batching
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        """Write ``changes`` and ``events``; one result per change, in order.
+
+        Raises ``StoreError`` if it is certain that nothing was written, or if there are only events and it is not
+        known whether they were.
+        """
+        try:
+            results = await self._store.apply(changes, events)
+        except StoreError as error:
+            if error.outcome != "unknown" or not changes:
+                raise
+            return await self._recover(changes, events, [error] * len(changes))
+        for result in results:
+            if isinstance(result, StoreError) and result.outcome == "unknown":
+                return await self._recover(changes, (), results)  # it answered, so the events are written
+        return results
+
+    async def _recover(
+        self, changes: Sequence[Change], events: Sequence[Event], results: Sequence[ChangeResult]
+    ) -> list[ChangeResult]:
+        settled = list(results)
+        at_stake = [at for at, result in enumerate(settled) if _unknown(result)]
+        for attempt in range(self._tries):
+            # Jitter: whoever lost a reply in the same moment does not come back in the same moment.
+            await asyncio.sleep(self._pause * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+            try:
+                records = await self._store.load([changes[at].sid for at in at_stake])
+            except StoreError:
+                continue
+            again = []
+            for at, record in zip(at_stake, records, strict=True):
+                verdict = judge(changes[at], record)
+                if verdict == "again":
+                    again.append(at)
+                elif verdict != "unknown":
+                    settled[at] = verdict
+                    if isinstance(verdict, Applied):
+                        events = ()
+            at_stake = again
+            if not again:
+                break
+            try:
+                answers = await self._store.apply([changes[at] for at in again], events)
+            except StoreError:
+                continue
+            events = ()
+            at_stake = []
+            for at, answer in zip(again, answers, strict=True):
+                if isinstance(answer, StoreError):
+                    at_stake.append(at)
+                else:
+                    settled[at] = answer
+            if not at_stake:
+                break
+        return settled
+
+    async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
+        """As the inner store."""
+        return await self._store.load(sids)
+
+    async def open(self) -> None:
+        """As the inner store."""
+        await self._store.open()
+
+    async def close(self) -> None:
+        """As the inner store."""
+        await self._store.close()
+
+    async def clock(self) -> int:
+        """As the inner store."""
+        return await self._store.clock()
+
+    async def admit(self, login: Login) -> Admission:
+        """As the inner store."""
+        return await self._store.admit(login)
+
+    async def find(self, query: Query) -> Page:
+        """As the inner store."""
+        return await self._store.find(query)
+
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        """As the inner store."""
+        return await self._store.end_where(query, reason)
+
+    async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
+        """As the inner store."""
+        return await self._store.sweep(cutoffs, limit)
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """As the inner store."""
+        await self._store.append(events)
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """As the inner store."""
+        return await self._store.events(query)
+
+    async def stats(self) -> Stats:
+        """As the inner store."""
+        return await self._store.stats()
+
+
+def judge(change: Change, record: Record | None) -> Verdict:
+    """What became of ``change``, whose reply was lost, if its session now reads ``record``.
+
+    An ``Outcome`` where that is certain; ``"again"`` where it has certainly not landed, or where landing twice is
+    the same as once; else ``"unknown"``. All of it stays true if the lost attempt lands only after the reading: its
+    id or its guard then stops the second one of the two.
+    """
+    if isinstance(change, Create):
+        if record is None:
+            return "again"
+        # Nobody else can have drawn the same 128 bits, and unlike the secret they stay.
+        return Applied(record.rev) if record.series_hash == change.record.series_hash else Conflict(record)
+    if record is None:
+        return Gone(None)  # nothing but Create makes a session
+    if record.knows(change.id):
+        return Applied(record.rev)
+    if isinstance(change, End):
+        return "again"
+    if record.ended_at is not None:
+        return Gone(record.end_reason)
+    if change.only_touches:
+        return "again"
+    if change.if_rev is not None:
+        return _judge_revision(change.if_rev, record)
+    if len(record.last_changes) < CHANGE_ID_BYTES * REMEMBERED_CHANGES:
+        return "again"  # no id was ever forgotten here, and this one is not there
+    if change.rotate is not None:
+        return _judge_rotation(change.rotate, record)
+    if change.confirm is not None:
+        return _judge_confirmation(change, change.confirm, record)
+    # It may have landed and been forgotten since: sending it again could put old values over newer ones.
+    return "unknown"
+
+
+def _judge_revision(if_rev: int, record: Record) -> Verdict:
+    if record.rev == if_rev:
+        return "again"  # landing would have moved it
+    # Whatever raises the revision by one puts one id in front of the remembered ones, and this change can only have
+    # landed as the first after if_rev. So while no more than eight have landed since, its id would still be there.
+    if record.rev - if_rev <= REMEMBERED_CHANGES:
+        return Conflict(record)
+    return "unknown"
+
+
+def _judge_rotation(rotate: Rotate, record: Record) -> Verdict:
+    if rotate.secret_hash in (record.secret_hash, record.previous_hash):
+        return Applied(record.rev)  # previous: it landed, and another rotation followed
+    # A secret that was replaced never comes back. (Landed, forgotten and rotated twice since would read as a conflict;
+    # but the client of this change has not been answered yet, so nobody holds the secret to rotate again with.)
+    return "again" if record.secret_hash == rotate.if_secret else Conflict(record)
+
+
+def _judge_confirmation(change: Update, confirm: Confirm, record: Record) -> Verdict:
+    if record.confirmed_at is None and record.secret_hash == confirm.if_secret:
+        return "again"  # landing would have confirmed it, and only a new secret takes that back
+    # Alone it is the same once or twice, but what came with it may be older than what is there now.
+    return "unknown" if change.put or change.remove or change.sign_in is not None else "again"
+
+
+def _unknown(result: ChangeResult) -> bool:
+    return isinstance(result, StoreError) and result.outcome == "unknown"

@@ -1,0 +1,44 @@
+"""All behaviours, by theme. ``behaviours()`` gives them as one list."""
+
+from __future__ import annotations
+
+from sessiondb.testing.behaviour import Behaviour
+from sessiondb.testing.behaviours import (
+    auditing,
+    budget,
+    creating,
+    data,
+    failing,
+    logins,
+    reading,
+    rotating,
+    session_logins,
+    sessions,
+    sweeping,
+    touching,
+    users,
+    writing,
+)
+
+_THEMES = (
+    creating,
+    writing,
+    data,
+    reading,
+    rotating,
+    touching,
+    sweeping,
+    budget,
+    users,
+    auditing,
+    failing,
+    logins,
+    sessions,
+    session_logins,
+)
+
+
+def behaviours(law: int | None = None) -> list[Behaviour]:
+    """Every behaviour, or those that protect one law (1 to 11)."""
+    known = [behaviour for theme in _THEMES for behaviour in theme.BEHAVIOURS]
+    return known if law is None else [behaviour for behaviour in known if law in behaviour.laws]

@@ -1,0 +1,1 @@
+"""Faces for HTTP: cookie, middleware, dependencies."""

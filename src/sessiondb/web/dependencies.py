@@ -1,0 +1,186 @@
+"""FastAPI dependencies: the session, the session as a model, and who is logged in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
+
+from sessiondb.core.errors import ConfigurationError
+from sessiondb.core.policy import SECOND
+from sessiondb.session import Session, state_of
+from sessiondb.state import StagedLogin, StagedReauthentication
+from sessiondb.web.cookie import Cookie, spellings
+from sessiondb.web.middleware import SCOPE_KEY
+from sessiondb.web.typed import SessionOf, typed_session
+
+try:
+    from fastapi import Depends, HTTPException
+    from fastapi.openapi.models import APIKey, APIKeyIn
+    from fastapi.security.base import SecurityBase
+except ModuleNotFoundError as error:
+    raise ConfigurationError(
+        "CurrentSession, SessionOf and RequireLogin are FastAPI dependencies, and FastAPI is not installed: "
+        "pip install 'sessiondb[fastapi]'. With Starlette alone, use request.session."
+    ) from error
+from starlette.requests import HTTPConnection
+
+Model = TypeVar("Model")
+
+
+class _CalledFirst:
+    """Marks a setting that is no query parameter: FastAPI would ask the visitor for it in ``Depends(require_login)``,
+    and the endpoint would be open.
+    """
+
+    def __get_pydantic_core_schema__(self, *_: object) -> Any:
+        raise ConfigurationError(
+            "A dependency with settings is called where it is declared: Depends(require_login()), "
+            "Depends(RequireRecentLogin(300)), Depends(current_session())."
+        )
+
+
+_Setting = Annotated[str | None, _CalledFirst()]
+
+
+def _find(connection: HTTPConnection, cookie: str | None) -> tuple[str, Session]:
+    sessions: dict[str, Session] = connection.scope.get(SCOPE_KEY, {})
+    names = reversed(sessions) if cookie is None else (name for name in spellings(cookie) if name in sessions)
+    name = next(iter(names), None)
+    if name is None:
+        raise ConfigurationError(
+            f"There is no session{'' if cookie is None else f' in the cookie {cookie!r}'} for "
+            f"{connection.scope.get('path')!r}; add app.add_middleware(SessionMiddleware, db=db"
+            f"{'' if cookie is None else f', cookie=Cookie({cookie!r})'}), and take the path out of its skip=."
+        )
+    return name, sessions[name]
+
+
+def find_session(connection: HTTPConnection, cookie: str | None = None) -> Session:
+    """The session of a request or WebSocket; ``cookie`` names its cookie where there are several.
+
+    Raises ``ConfigurationError`` where no ``SessionMiddleware`` has run.
+    """
+    session = _find(connection, cookie)[1]
+    session.mark_accessed()
+    return session
+
+
+def current_session(cookie: _Setting = None) -> Callable[[HTTPConnection], object]:
+    """A dependency that gives the ``Session``; ``cookie`` names its cookie where an app has several."""
+
+    async def session(connection: HTTPConnection) -> Session:
+        return find_session(connection, cookie)
+
+    return session
+
+
+def session_of(model: type[Model], cookie: str | None = None) -> Callable[[HTTPConnection], object]:
+    """A dependency that gives a ``SessionOf[model]``: a Pydantic model, msgspec ``Struct`` or dataclass.
+
+    ``Cart = Annotated[SessionOf[CartData], Depends(session_of(CartData))]``
+    """
+    typed = typed_session(model)
+
+    async def session(connection: HTTPConnection) -> SessionOf[Model]:
+        found = find_session(connection, cookie)
+        return typed(found, state_of(found))
+
+    return session
+
+
+class LoginRequired(SecurityBase):
+    """A dependency that gives the user id of the session, or answers 401 (or a redirect to the login page).
+
+    In OpenAPI it is an ``apiKey`` security scheme in the session cookie.
+    """
+
+    def __init__(self, *, redirect: str | None = None, cookie: str | None = None) -> None:
+        if redirect is not None and not redirect.startswith(("/", "https://", "http://")):
+            raise ConfigurationError(f"require_login: redirect is {redirect!r}; use a path such as '/login'.")
+        self.redirect = redirect
+        self.cookie = cookie
+        name = Cookie(cookie).full_name if cookie is not None else Cookie().full_name
+        scheme: dict[str, Any] = {
+            "in": APIKeyIn.cookie,
+            "name": name,
+            "description": "The session cookie, set by the login.",
+        }
+        self.model = APIKey(**scheme)
+        self.scheme_name = "session" if cookie is None else f"session-{cookie}"
+
+    async def __call__(self, connection: HTTPConnection) -> str:
+        """The user id. Raises ``HTTPException``: 401, or 303 where ``redirect`` is set."""
+        session = find_session(connection, self.cookie)
+        user_id = session.user_id
+        if user_id is None:
+            raise self._refusal(connection, "Log in first.")
+        self._check(session, connection)
+        return user_id
+
+    def _check(self, session: Session, connection: HTTPConnection) -> None:
+        """More that a subclass asks of the login."""
+
+    def _refusal(self, connection: HTTPConnection, detail: str) -> HTTPException:
+        if self.redirect is None:
+            name = _find(connection, self.cookie)[0]
+            return HTTPException(401, detail, {"WWW-Authenticate": f'Cookie realm="session", cookie-name="{name}"'})
+        target = self.redirect
+        if connection.scope.get("method") in ("GET", "HEAD"):
+            target += f"{'&' if '?' in target else '?'}next={quote(_came_for(connection), safe='/')}"
+        return HTTPException(303, detail, {"Location": target})
+
+
+def _came_for(connection: HTTPConnection) -> str:
+    """The path and query of this very request, as a browser writes them."""
+    # Browsers take "//" and "/\\" for the start of another site's address.
+    path = "/" + connection.scope["path"].lstrip("/\\")
+    query = connection.scope.get("query_string", b"").decode("latin-1")
+    return quote(path, safe="/:@!$&'()*+,;=") + (f"?{query}" if query else "")
+
+
+def require_login(*, redirect: _Setting = None, cookie: _Setting = None) -> LoginRequired:
+    """``Annotated[str, Depends(require_login(redirect="/login"))]``: pages send visitors to the login page.
+
+    The path that was asked for is added as ``?next=``.
+    """
+    return LoginRequired(redirect=redirect, cookie=cookie)
+
+
+class RequireRecentLogin(LoginRequired):
+    """Like ``require_login``, for a user who proved who they are at most ``max_age`` (``timedelta`` or seconds) ago.
+
+    ``user_id: Annotated[str, Depends(RequireRecentLogin(300))]`` (OWASP ASVS 7.5.1, NIST SP 800-63B-4 section 5.2).
+    """
+
+    def __init__(
+        self,
+        max_age: Annotated[timedelta | float, _CalledFirst()],
+        *,
+        redirect: str | None = None,
+        cookie: str | None = None,
+    ) -> None:
+        super().__init__(redirect=redirect, cookie=cookie)
+        try:
+            length = max_age if isinstance(max_age, timedelta) else timedelta(seconds=max_age)
+        except (TypeError, ValueError, OverflowError):
+            length = timedelta(0)
+        if length <= timedelta(0):
+            raise ConfigurationError(
+                f"RequireRecentLogin: max_age is {max_age!r}; use a timedelta or a number of seconds, more than 0."
+            )
+        self.max_age = length // timedelta(microseconds=1)
+
+    def _check(self, session: Session, connection: HTTPConnection) -> None:
+        state = state_of(session)
+        if isinstance(state.staged, (StagedLogin, StagedReauthentication)):
+            # A login that this request has only staged is as recent as can be.
+            return
+        proved_at = session.authenticated_at
+        if proved_at is None or state.runtime.now() - proved_at > self.max_age:
+            raise self._refusal(connection, f"Log in again: the last login is over {self.max_age // SECOND} s old.")
+
+
+CurrentSession = Annotated[Session, Depends(current_session())]
+RequireLogin = Annotated[str, Depends(require_login())]

@@ -1,0 +1,194 @@
+"""``SessionMiddleware``: the session of each request and WebSocket, committed before anybody can see it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sessiondb.core.errors import (
+    ConfigurationError,
+    CrossOriginRefused,
+    LoginRefused,
+    SessionUnavailable,
+    StoreError,
+)
+from sessiondb.core.events import EventType
+from sessiondb.db import SessionDB
+from sessiondb.opening import open_session
+from sessiondb.runtime import Runtime
+from sessiondb.session import Session, new_session
+from sessiondb.state import State, Visitor
+from sessiondb.web.cookie import Cookie
+from sessiondb.web.csrf import SAFE_METHODS, CrossOrigin
+from sessiondb.web.paths import matches_path, path_of, paths
+from sessiondb.web.response import SessionResponse, refuse
+
+log = logging.getLogger("sessiondb")
+
+SCOPE_KEY = "sessiondb.sessions"
+_NONE: dict[str, Session] = {}
+
+_OF_STARLETTE = frozenset(
+    {"secret_key", "session_cookie", "max_age", "same_site", "https_only", "path", "domain", "partitioned"}
+)
+
+
+class SessionMiddleware:
+    """Gives every request ``request.session``, kept in ``db``. Pure ASGI.
+
+    * ``cookie`` (``Cookie()``): how the token travels.
+    * ``csrf`` (``CrossOrigin()``): the cross-origin check; ``None`` turns it off.
+    * ``skip``: paths (and what is below) that have no session: ``skip=("/static", "/healthz")``.
+
+    The session is also in ``scope["session"]``. Two middlewares on one cookie name: ``ConfigurationError``.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Say what is missing better than a ``TypeError`` would; type checkers go by ``__init__``."""
+        if cls.__init__ is SessionMiddleware.__init__:
+            _check_settings(len(args) > 1 or "db" in kwargs, kwargs.keys() & _OF_STARLETTE)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        db: SessionDB,
+        *,
+        cookie: Cookie | None = None,
+        csrf: CrossOrigin | None = CrossOrigin(),  # noqa: B008  frozen
+        skip: Iterable[str] = (),
+    ) -> None:
+        if not isinstance(db, SessionDB):
+            raise ConfigurationError(
+                f"SessionMiddleware: db is a {type(db).__name__}; pass a SessionDB: "
+                "app.add_middleware(SessionMiddleware, db=SessionDB('sqlite:///sessions.db'))."
+            )
+        given: dict[str, tuple[object, type]] = {"cookie": (cookie, Cookie), "csrf": (csrf, CrossOrigin)}
+        for name, (value, kind) in given.items():
+            if value is not None and not isinstance(value, kind):
+                raise ConfigurationError(
+                    f"SessionMiddleware: {name} is {value!r:.100}; use {name}={kind.__name__}(...), or None."
+                )
+        self.app = app
+        self.db = db
+        self.cookie = cookie if cookie is not None else Cookie()
+        self.csrf = csrf
+        self._skip = paths("SessionMiddleware: skip", skip)
+        self._warned_plain_http = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, WebSocket or lifespan."""
+        kind = scope["type"]
+        if kind not in ("http", "websocket") or (self._skip and matches_path(path_of(scope), self._skip)):
+            await self.app(scope, receive, send)
+            return
+        headers = scope["headers"]
+        runtime = self.db.runtime
+        state = State(runtime, runtime.now(), Visitor(scope.get("client"), headers))
+        tokens = self.cookie.tokens(headers)
+        if kind == "http":
+            if self.csrf is not None and scope["method"] not in SAFE_METHODS:
+                state.block = self._cross_origin_check(scope, runtime)
+        elif tokens and self.csrf is not None:
+            refusal = self.csrf.refusal(path_of(scope), headers)
+            if refusal is not None:
+                _note_refusal(runtime, refusal)
+                await refuse(scope, receive, send, CrossOriginRefused(refusal))
+                return
+        try:
+            session = await open_session(state, tokens) if tokens else new_session(state)
+        except StoreError as error:
+            session = new_session(state)
+            if self.db.on_load_error == "error":
+                unavailable = _unavailable(error)
+                if kind == "websocket":
+                    await refuse(scope, receive, send, unavailable)
+                    return
+                state.block = _raiser(unavailable)
+        self._register(scope, session)
+        response = SessionResponse(self.cookie, session, send)
+        if scope.get("scheme") in ("http", "ws") and self.cookie.secure and not self._warned_plain_http:
+            response.on_set_cookie = self._warn_plain_http
+        try:
+            await self.app(scope, receive, response)
+            await response.finish()
+        except BaseException as error:
+            response.abandon()
+            answer = response.failure or error
+            if isinstance(answer, StoreError) and not isinstance(answer, SessionUnavailable):
+                # An awaited verb failed, and the app did not handle it. Failures of the database have been logged.
+                if answer.outcome == "conflict":
+                    log.warning("%s: %s", path_of(scope), answer)
+                answer = _unavailable(answer)
+            if response.started or not isinstance(answer, (SessionUnavailable, CrossOriginRefused, LoginRefused)):
+                raise
+            await response.answer(scope, receive, answer)
+
+    def _register(self, scope: Scope, session: Session) -> None:
+        # Inner middlewares may replace scope["session"]; dependencies find theirs by the name of its cookie.
+        name = self.cookie.full_name
+        outer: dict[str, Session] = scope.get(SCOPE_KEY, _NONE)
+        if name in outer:
+            raise ConfigurationError(
+                f"Two SessionMiddlewares share the cookie {name!r}; remove one (a mounted app uses the outer one's "
+                "session), or give it another name: cookie=Cookie(name='admin')."
+            )
+        scope[SCOPE_KEY] = {**outer, name: session}
+        scope["session"] = session
+
+    def _cross_origin_check(self, scope: Scope, runtime: Runtime) -> Callable[[], None]:
+        csrf, path, headers = self.csrf, path_of(scope), scope["headers"]
+        assert csrf is not None
+
+        def check() -> None:
+            refusal = csrf.refusal(path, headers)
+            if refusal is not None:
+                _note_refusal(runtime, refusal)
+                raise CrossOriginRefused(refusal)
+
+        return check
+
+    def _warn_plain_http(self) -> None:
+        self._warned_plain_http = True
+        log.warning(
+            "A Secure session cookie was set over plain http. Chromium and Firefox keep it on localhost; Safari, "
+            "plain clients and other hosts drop it. For development: "
+            "app.add_middleware(SessionMiddleware, db=db, cookie=Cookie(secure=False))."
+        )
+
+
+def _check_settings(has_db: bool, of_starlette: Iterable[str]) -> None:
+    for name in sorted(of_starlette):
+        raise ConfigurationError(
+            f"SessionMiddleware: {name} is a setting of Starlette's own; here no key is needed, the cookie is set by "
+            "cookie=Cookie(...) and lifetimes by SessionDB(policy=Policy(...))."
+        )
+    if not has_db:
+        raise ConfigurationError(
+            "SessionMiddleware: db is missing; pass a SessionDB: "
+            "app.add_middleware(SessionMiddleware, db=SessionDB('sqlite:///sessions.db'))."
+        )
+
+
+def _note_refusal(runtime: Runtime, refusal: str) -> None:
+    runtime.counters[EventType.CROSS_ORIGIN.value] += 1
+    log.warning("%s", refusal)
+
+
+def _unavailable(error: StoreError) -> SessionUnavailable:
+    unavailable = SessionUnavailable(str(error), outcome=error.outcome)
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def _raiser(error: SessionUnavailable) -> Callable[[], None]:
+    message, outcome, cause = str(error), error.outcome, error.__cause__
+
+    def block() -> None:
+        # A new one each time: an exception that is raised again gathers tracebacks.
+        raise SessionUnavailable(message, outcome=outcome) from cause
+
+    return block

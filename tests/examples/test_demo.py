@@ -1,0 +1,157 @@
+"""The driver behind ``make demo``, as a program: what it says, its exit status, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from examples.demo.steps import STEPS
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 90.0
+DEMO = (sys.executable, "-m", "examples.demo")
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder for temporary files; when the test is over, neither files nor servers may be left of it."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    yield folder
+    assert servers_in(folder) == []
+
+
+def servers_in(folder: Path) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "examples.demo.serve" in command and str(folder) in command:
+            found.append(int(process.name))
+    return found
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(folder), "PYTHONIOENCODING": "utf-8"}
+
+
+def run(folder: Path, *arguments: str, command: tuple[str, ...] = DEMO) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=ROOT,
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LIMIT,
+    )
+
+
+def test_the_whole_story(folder: Path) -> None:
+    began = time.monotonic()
+    done = run(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for number, step in enumerate(STEPS, 1):
+        assert f"{number:2}. {step.title}" in done.stdout
+    assert f"All {len(STEPS)} steps held" in done.stdout
+    assert "\x1b[" not in done.stdout
+    assert done.stderr == ""
+    assert time.monotonic() - began < LIMIT
+    assert list(folder.iterdir()) == []
+
+
+def test_a_step_that_fails(folder: Path) -> None:
+    # No file may grow beyond 96 KiB, as on a full disk: some steps in, the database cannot be written.
+    limited = (
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (96 * 1024, 96 * 1024))\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = run(folder, "--no-stay", command=(sys.executable, "-c", limited, *DEMO))
+    assert done.returncode == 1
+    assert STEPS[0].title in done.stdout
+    assert STEPS[-1].title not in done.stdout
+    assert "The demo has failed." in done.stdout
+    assert "expected:" in done.stdout
+    assert "came:" in done.stdout
+    assert "ulimit -f" in done.stdout
+    assert list(folder.iterdir()) == []
+
+
+def test_a_database_that_cannot_be_made(folder: Path) -> None:
+    done = run(folder, "--db", f"sqlite:///{folder}/missing/sessions.db")
+    assert done.returncode == 1
+    assert "The demo has failed." in done.stdout
+    assert "does not exist" in done.stdout
+
+
+@pytest.mark.parametrize("url", ["memory://", "carrier-pigeon://loft"])
+def test_a_database_that_it_cannot_look_into(folder: Path, url: str) -> None:
+    done = run(folder, "--db", url)
+    assert done.returncode == 1
+    assert "sqlite:///" in done.stdout
+
+
+def test_a_file_that_is_somebodys(folder: Path) -> None:
+    path = folder / "mine.db"
+    path.touch()
+    done = run(folder, "--db", f"sqlite:///{path}")
+    assert done.returncode == 1
+    assert "exists" in done.stdout
+    assert path.read_bytes() == b""
+
+
+def test_a_port_that_is_taken(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run(folder, "--port", str(port))
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}" in done.stdout
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_it_leaves_no_server_behind(folder: Path, how: signal.Signals) -> None:
+    with subprocess.Popen(
+        [*DEMO, "--stay"],
+        cwd=ROOT,
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            for line in demo.stdout:
+                if STEPS[1].title in line:
+                    break
+            assert len(servers_in(folder)) == 2
+            demo.send_signal(how)
+            rest = demo.stdout.read()
+            status = demo.wait(LIMIT)
+        finally:
+            demo.kill()
+    expected = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[how]
+    assert status == expected, rest
+    if how is signal.SIGKILL:
+        # Nobody could stop them: they notice by themselves that they are alone.
+        give_up_at = time.monotonic() + 15
+        while servers_in(folder) and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+    else:
+        assert "Traceback" not in rest
+        assert list(folder.iterdir()) == []
