@@ -122,6 +122,38 @@ async def test_a_rotation_asked_for_with_the_previous_token_does_not_lock_the_ho
         assert await browser.read() == {"a": 1}
 
 
+async def test_rotating_again_before_the_client_has_the_new_token_retires_nothing() -> None:
+    async with open_shop(policy=Policy(rotate_every=HOUR)) as shop:
+        browser, old = await rotated(shop)
+        told = browser.token
+        for ask in (rotate, dict, twice_awaited):
+            # The response with the new token was lost, and the next one is lost as well.
+            shop.clock.advance(2 * HOUR)
+            lost = old.twin()
+            assert (await lost.do(ask)).cookie == "set"
+            assert lost.token == told
+        shop.clock.advance(2 * HOUR)
+        assert await old.user() == "ann"
+        assert old.token == told
+        [renewed] = await shop.events("session_renewed")
+        assert renewed.sid == old.sid
+
+
+async def test_rotating_twice_in_one_request_whose_response_is_lost_logs_nobody_out() -> None:
+    async with open_shop() as shop:
+        browser = await shop.logged_in()
+        lost = browser.twin()
+        assert (await lost.do(twice_awaited)).cookie == "set"
+        shop.clock.advance(DAY)
+        assert await browser.user() == "ann"
+        assert browser.token == lost.token
+
+
+async def twice_awaited(session: Session) -> None:
+    await session.rotate()
+    await session.rotate()
+
+
 @faces
 async def test_the_previous_token_after_the_grace_is_reuse_and_ends_the_session(face: str) -> None:
     async with open_shop() as shop:

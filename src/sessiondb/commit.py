@@ -188,7 +188,7 @@ async def _over_other_rotations(state: State, change: Update, outcome: Outcome) 
 
 def _stage_due_rotation(state: State, record: Record) -> None:
     every = state.runtime.rotate_every
-    if every is None or state.headers_sent:
+    if every is None or state.headers_sent or not state.may_rotate:
         return
     since = record.rotated_at if record.rotated_at is not None else record.created_at
     if state.began_at - since >= every:

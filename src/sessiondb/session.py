@@ -174,10 +174,13 @@ class Session(dict[str, Any]):
         return Durably(self)
 
     def rotate(self) -> Durably:
-        """Give the client a new secret for the same session. A no-op where there is no session yet."""
+        """Give the client a new secret for the same session.
+
+        A no-op where there is no session yet, and where the response tells the client a new secret anyway.
+        """
         state = self._use()
         self._refuse_after_headers("rotate")
-        if state.staged is None and state.record is not None:
+        if state.staged is None and state.may_rotate:
             state.staged = "rotate"
         return Durably(self)
 

@@ -125,6 +125,15 @@ class State:
         self.began_at = began_at
         self.visitor = visitor
 
+    @property
+    def may_rotate(self) -> bool:
+        """Whether there is a session whose current secret its client has seen.
+
+        A second rotation before the first was told would retire the one secret that the client is sure to hold; if
+        the response is lost, it would then look like a thief.
+        """
+        return self.record is not None and not isinstance(self.outgoing, Token)
+
     def adopt(self, record: Record, token: Token | None) -> None:
         """From now on this request's session is ``record``."""
         self.record = record

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from racing import arrived, cart, gate, logged_in, open_gate, user
-from serving import LAST, Browser, Server
+from serving import LAST, Browser, Server, eventually
 from surfing import living, noticed, seen, sid_of, stored, surfaces
 
 LAYERS = [
@@ -75,10 +75,24 @@ async def test_an_app_that_fails_leaves_nothing_in_every_layer(
     browser = await cart(client, servers[0], n=0)
     answer = await browser.post(f"/{layer}/broken", {"before": {"n": 1}}, headers=LAST)
     assert (answer.status, answer.value) == (500, None)
-    with pytest.raises(httpx.RemoteProtocolError):
-        answer = await browser.post(f"/{layer}/stream", {"during": {"n": 2}, "fail": True}, headers=LAST)
-        print(answer.response.http_version, answer.text)
+    if not layer.startswith("base-"):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await browser.post(f"/{layer}/stream", {"during": {"n": 2}, "fail": True}, headers=LAST)
     assert await browser.data(servers[1].url) == {"n": 0}
+
+
+async def test_a_stream_that_breaks_under_a_base_http_middleware(
+    servers: list[Server], client: httpx.AsyncClient
+) -> None:
+    """Starlette's ``BaseHTTPMiddleware`` ends a broken stream as if it were whole, and raises only afterwards.
+
+    Outside ours, that changes nothing: we see the exception. Inside, what we see is a response that has succeeded.
+    """
+    for layer, left in {"base-outside": {"n": 0}, "base-inside": {"n": 2}, "base-around": {"n": 2}}.items():
+        browser = await cart(client, servers[0], n=0)
+        answer = await browser.post(f"/{layer}/stream", {"during": {"n": 2}, "fail": True}, headers=LAST)
+        assert (answer.status, answer.text) == (200, "first ")
+        assert await browser.data(servers[1].url) == left
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -139,7 +153,7 @@ async def test_two_of_ours_on_one_cookie_name_are_refused(servers: list[Server],
     assert (answer.status, answer.value) == (500, None)
     answer = await Browser(client, servers[0].url).post("/mounts/same/put", headers=LAST)
     assert (answer.status, answer.value) == (500, None)
-    assert "Two SessionMiddlewares share the cookie 'sid'" in servers[0].logged()
+    await eventually(lambda: "Two SessionMiddlewares share the cookie 'sid'" in servers[0].logged())
 
 
 @pytest.mark.parametrize("path", ["/sub", "/sub/deeper"])
@@ -175,7 +189,8 @@ async def test_settings_of_paths_do_not_see_where_an_app_is_mounted(
     assert (await visitor.post("/mounts/hooks/put", headers=evil)).status == 200
     skipped = await visitor.post("/mounts/skipped/put", headers=LAST)
     assert skipped.status == 500
-    assert "SessionMiddleware must be installed" in servers[0].logged()
+    # The traceback is logged after the response has left.
+    await eventually(lambda: "SessionMiddleware must be installed" in servers[0].logged())
 
 
 async def test_a_path_that_a_proxy_has_mounted_works_the_same(
@@ -227,7 +242,5 @@ async def test_a_login_that_was_stored_in_a_cancelled_request_is_ended(
 
     async def nobody_left() -> bool:
         return bool((await client.get(f"{servers[1].url}/live/{who}")).json() == [])
-
-    from serving import eventually
 
     await eventually(nobody_left)
