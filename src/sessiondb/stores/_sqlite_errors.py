@@ -53,7 +53,7 @@ def unavailable(error: sqlite3.Error, path: str, outcome: WriteOutcome = "not_ap
     code = code_of(error)
     missing_table = code == sqlite3.SQLITE_ERROR and "no such" in str(error)
     if missing_table:
-        cure = "has lost its tables. Restart the app to have them made anew, or restore a backup"
+        cure = "has lost tables. The next call makes them anew, empty; restore a backup to have the sessions back"
     else:
         cure = _CURES.get(code, _OTHER)
     name = getattr(error, "sqlite_errorname", "no code")

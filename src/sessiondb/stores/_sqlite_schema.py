@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 
@@ -69,36 +70,46 @@ CREATE TABLE IF NOT EXISTS {p}meta (
 INSERT OR IGNORE INTO {p}meta (key, value) VALUES ('schema_version', '{version}');
 """
 
+_NAMES = re.findall(r"IF NOT EXISTS {p}(\w+)", _DDL)
+
 
 def prepare(connection: sqlite3.Connection, prefix: str) -> None:
     """Switch the file to WAL, and make or check the tables. Raises ``ConfigurationError`` for a newer schema."""
     _switch_to_wal(connection)
-    if _version(connection, prefix) is None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            # Statement by statement: executescript would commit first.
-            for statement in schema_sql(prefix).split(";\n"):
-                if statement.strip():
-                    connection.execute(statement)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-    version = _version(connection, prefix)
-    if version != SCHEMA_VERSION:
+    _check_version(connection, prefix)
+    if _is_complete(connection, prefix):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Statement by statement: executescript would commit first.
+        for statement in schema_sql(prefix).split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    _check_version(connection, prefix)
+
+
+def _is_complete(connection: sqlite3.Connection, prefix: str) -> bool:
+    """Whether every table and index is there."""
+    names = [f"{prefix}{name}" for name in _NAMES]
+    marks = ",".join("?" * len(names))
+    found = connection.execute(f"SELECT count(*) FROM sqlite_master WHERE name IN ({marks})", names).fetchone()[0]
+    return bool(found == len(names))
+
+
+def _check_version(connection: sqlite3.Connection, prefix: str) -> None:
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (f"{prefix}meta",)).fetchone() is None:
+        return
+    row = connection.execute(f"SELECT value FROM {prefix}meta WHERE key = 'schema_version'").fetchone()
+    if row is not None and row[0] != str(SCHEMA_VERSION):
         raise ConfigurationError(
-            f"The tables {prefix}* have schema version {version}, and this sessiondb knows version {SCHEMA_VERSION}. "
+            f"The tables {prefix}* have schema version {row[0]}, and this sessiondb knows version {SCHEMA_VERSION}. "
             "Install the sessiondb that made them, or name another file or ?prefix=."
         )
-
-
-def _version(connection: sqlite3.Connection, prefix: str) -> int | None:
-    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (f"{prefix}meta",)).fetchone()
-    if known is None:
-        return None
-    row = connection.execute(f"SELECT value FROM {prefix}meta WHERE key = 'schema_version'").fetchone()
-    return None if row is None else int(row[0])
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
