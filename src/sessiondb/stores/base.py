@@ -9,6 +9,8 @@ Rules:
   the ``StoreError`` or ``SessionDataError``) never fails its neighbours.
 * The sids in one ``apply`` are unique.
 * ``apply`` answers as ``sessiondb.core.change.apply`` does; nothing but ``Create`` makes a session.
+* ``Update.seen`` and ``Update.whole`` are a hint, never a guard: a store may write ``whole`` if the session is still at
+  ``seen.rev``, and merges ``put`` and ``remove`` into what is stored otherwise. A store may ignore both.
 * What has been answered is as durable as the database is configured to be, and seen by every later ``load``.
 * A call whose outcome is not known raises ``StoreError(outcome="unknown")``; one that did nothing because the
   database is away raises ``StoreUnavailable``. No call is repeated by the driver.
