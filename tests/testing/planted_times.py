@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ class SweepReportsTwice(MemoryStore):
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         swept = await super().sweep(cutoffs, limit)
         again, self._reported = self._reported, list(swept.ended)
-        return replace(swept, ended=[*swept.ended, *again[:1]])
+        return dataclasses.replace(swept, ended=[*swept.ended, *again[:1]])
 
 
 class SweepWithoutTurn(MemoryStore):

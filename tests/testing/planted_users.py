@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -69,7 +70,7 @@ class LosesPages(MemoryStore):
 class LosesEvents(MemoryStore):
     async def events(self, query: EventQuery) -> EventPage:
         page = await super().events(query)
-        return replace(page, events=[replace(event, details={}) for event in page.events])
+        return dataclasses.replace(page, events=[dataclasses.replace(event, details={}) for event in page.events])
 
 
 class FindsAllEvents(MemoryStore):
@@ -80,7 +81,7 @@ class FindsAllEvents(MemoryStore):
 class CountsEverything(MemoryStore):
     async def stats(self) -> Stats:
         stats = await super().stats()
-        return replace(stats, live=stats.live + 1)
+        return dataclasses.replace(stats, live=stats.live + 1)
 
 
 # -- law 10 --------------------------------------------------------------------------------------------------

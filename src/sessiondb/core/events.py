@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-
-import msgspec
+from dataclasses import dataclass, field
 
 
 class EventType(enum.StrEnum):
@@ -27,7 +26,8 @@ class EventType(enum.StrEnum):
     USER_REVOKED = "user_revoked"  # all sessions of a user were revoked
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
     """One event. ``at`` is int64 microseconds UTC; ``sid`` is public; ``details`` never hold a secret."""
 
     type: EventType
@@ -36,4 +36,4 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str | None = None
     reason: str | None = None
     ip: str | None = None
-    details: Mapping[str, str | int] = {}
+    details: Mapping[str, str | int] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import uuid
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -80,7 +81,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return at >= 0
 
 
-class Client(msgspec.Struct, frozen=True, omit_defaults=True):
+# Dataclasses, not structs: an endpoint of FastAPI may return what people are shown.
+@dataclass(frozen=True, slots=True)
+class Client:
     """Where a request came from, as the server saw it. ``user_agent`` is cut at 512 bytes."""
 
     ip: str | None = None
@@ -89,7 +92,8 @@ class Client(msgspec.Struct, frozen=True, omit_defaults=True):
     network: str | None = None
 
 
-class Auth(msgspec.Struct, frozen=True, omit_defaults=True):
+@dataclass(frozen=True, slots=True)
+class Auth:
     """How the user proved who they are. ``methods`` as in RFC 8176 (``"pwd"``, ``"otp"``, ``"hwk"``, ...)."""
 
     methods: tuple[str, ...] = ()
@@ -97,14 +101,16 @@ class Auth(msgspec.Struct, frozen=True, omit_defaults=True):
     impersonator: str | None = None
 
 
-class Risk(msgspec.Struct, frozen=True, omit_defaults=True):
+@dataclass(frozen=True, slots=True)
+class Risk:
     """How suspicious the login was, and why."""
 
     level: str | None = None
     reasons: tuple[str, ...] = ()
 
 
-class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
     """A session as shown on pages and in scripts. Holds no secret. Times are int64 microseconds UTC."""
 
     sid: Sid
@@ -134,12 +140,13 @@ def encode_client(ip: str | None, user_agent: bytes | None) -> bytes:
     agent = None
     if user_agent is not None:
         agent = user_agent[:USER_AGENT_BYTES].decode("utf-8", "ignore").replace("\0", "")
-    return _encode(Client(ip, agent))
+    return _encode({name: value for name, value in (("ip", ip), ("user_agent", agent)) if value is not None})
 
 
 def encode_auth(auth: Auth) -> bytes:
     """An ``Auth`` as JSON."""
-    return _encode(auth)
+    fields = (("methods", auth.methods or None), ("level", auth.level), ("impersonator", auth.impersonator))
+    return _encode({name: value for name, value in fields if value is not None})
 
 
 def decode_client(data: bytes) -> Client:
