@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from databases import stop_all
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """asyncio is what FastAPI runs on under uvicorn."""
     return "asyncio"
+
+
+def pytest_sessionfinish() -> None:
+    """The database servers end with the tests."""
+    stop_all()

@@ -1,0 +1,170 @@
+"""Real database servers for tests: started when first needed, shared by all tests, stopped at the end.
+
+``SESSIONDB_TEST_POSTGRESQL_URL`` and the like name servers that run already. What cannot be had is skipped with the
+way to get it; with ``CI=true`` that is a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from provision.mariadb import MariaDB
+from provision.postgresql import PostgreSQL
+from provision.process import NotHere, ServerProcess
+from provision.valkey import Valkey, ValkeyCluster
+
+from sessiondb import open_store
+from sessiondb.testing import Database, ManualClock, OpenHandle
+
+
+class Started(Protocol):
+    """A server that was started here."""
+
+    @property
+    def url(self) -> str: ...
+    def stop(self) -> None: ...
+
+
+class Breakable(Started, Protocol):
+    """One that is a single process, to be paused and killed."""
+
+    process: ServerProcess
+
+
+_STARTS: dict[str, Callable[[], Started]] = {
+    # Nothing here outlives a power cut, so nothing has to reach the disk; a killed server loses nothing by it.
+    "postgresql": lambda: PostgreSQL({"fsync": "off", "max_connections": "200"}),
+    "mysql": lambda: MariaDB("--innodb-flush-log-at-trx-commit=2", "--max-connections=300"),
+    "redis": Valkey,
+    "redis_cluster": ValkeyCluster,
+}
+_running: list[Started] = []
+_used: list[tuple[str, str]] = []
+_numbers = count()
+
+
+@cache
+def url_of(kind: str) -> str:
+    """The URL of a server of that kind, for all tests together."""
+    named = _named(kind)
+    if named is not None:
+        return named
+    server = start(kind)
+    _running.append(server)
+    return server.url
+
+
+def _named(kind: str) -> str | None:
+    return os.environ.get(f"SESSIONDB_TEST_{kind.upper()}_URL") or None
+
+
+def start(kind: str) -> Started:
+    """A server of that kind, for one test, which must stop it."""
+    try:
+        return _STARTS[kind]()
+    except NotHere as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+
+
+def stop_all() -> None:
+    """Stop the shared servers."""
+    for kind, prefix in _used:
+        if _named(kind):
+            asyncio.run(drop(kind, prefix))
+    _used.clear()
+    while _running:
+        _running.pop().stop()
+    url_of.cache_clear()
+
+
+atexit.register(stop_all)
+
+
+def new_prefix() -> str:
+    """A prefix that no other test of this run, or of another one, uses."""
+    return f"t{os.getpid()}_{next(_numbers)}_"
+
+
+def with_option(url: str, option: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{option}"
+
+
+NETWORK = ("postgresql", "mysql", "redis")
+KINDS = ("sqlite", *NETWORK, "redis_cluster")
+
+
+def new_url(kind: str, folder: Path) -> str:
+    """The URL of an empty database of that kind."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder}/sessions.db"
+    prefix = new_prefix()
+    _used.append((kind, prefix))
+    return with_option(url_of(kind), f"prefix={prefix}")
+
+
+async def drop(kind: str, prefix: str) -> None:
+    """Remove what the store with that prefix has made."""
+    await _DROPS[kind](url_of(kind), prefix)
+
+
+async def _drop_postgresql(url: str, prefix: str) -> None:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        "".join(f"DROP TABLE IF EXISTS {prefix}{name} CASCADE;" for name in ("sessions", "users", "events", "meta"))
+    )
+    await connection.close()
+
+
+async def _drop_mysql(url: str, prefix: str) -> None:
+    from sessiondb.stores._mysql_connection import connect
+    from sessiondb.stores._mysql_url import parse
+
+    connection = await connect(parse(url).arguments, 5)
+    names = ", ".join(f"{prefix}{name}" for name in ("sessions", "users", "events", "meta"))
+    await connection.run([f"DROP TABLE IF EXISTS {names}"])
+    await connection.close()
+
+
+async def _drop_redis(url: str, prefix: str) -> None:
+    from sessiondb.stores.redis import RedisStore
+
+    store = RedisStore(with_option(url, f"prefix={prefix}"))
+    await store.open()
+    async for keys in store._nodes.current().scan(f"{prefix}*".encode()):
+        await store.run([(key, ("UNLINK", key)) for key in keys])
+    await store.close()
+
+
+_DROPS: dict[str, Callable[[str, str], Awaitable[None]]] = {
+    "postgresql": _drop_postgresql,
+    "mysql": _drop_mysql,
+    "redis": _drop_redis,
+    "redis_cluster": _drop_redis,
+}
+
+
+def database(kind: str) -> Database:
+    """Empty databases for the kit, on the shared server."""
+
+    @asynccontextmanager
+    async def make(clock: ManualClock) -> AsyncIterator[OpenHandle]:
+        url, prefix = url_of(kind), new_prefix()
+        try:
+            yield lambda: open_store(with_option(url, f"prefix={prefix}"))
+        finally:
+            await drop(kind, prefix)
+
+    return make
