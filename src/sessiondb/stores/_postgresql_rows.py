@@ -1,0 +1,291 @@
+"""Changes and records as rows: the statements that PostgreSQL runs, and the JSON that they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from sessiondb.core.change import Change, Create, End, Update
+from sessiondb.core.events import Event, EventType
+from sessiondb.core.policy import Caps
+from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, EndReason, Record
+from sessiondb.stores._numbers import positional
+
+NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_COLUMNS = Record.__struct_fields__
+_JSON = frozenset({"data", "client_first", "client_last", "auth", "risk"})
+_BLOBS = frozenset({"series_hash", "secret_hash", "last_changes", "previous_hash", "salt"})
+_REMEMBERED = CHANGE_ID_BYTES * REMEMBERED_CHANGES
+# PostgreSQL has no function that gives random bytes in version 13, but it has this one.
+_RANDOM_ID = f"substring(uuid_send(gen_random_uuid()) FROM 1 FOR {CHANGE_ID_BYTES})"
+
+_encode = msgspec.json.Encoder().encode
+_decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
+
+
+def _read(name: str, table: str) -> str:
+    # Bytes need no decoding here, and no codec has to be set on the connection.
+    if name == "sid":
+        return f"{table}sid::text"
+    return f"convert_to({table}{name}::text, 'UTF8')" if name in _JSON else f"{table}{name}"
+
+
+def columns(table: str = "", *, data: bool = True) -> str:
+    """The columns of a record, in its order. Without ``data`` that is an empty object."""
+    return ", ".join(
+        "'{}'::bytea AS data" if name == "data" and not data else f"{_read(name, table)} AS {name}" for name in _COLUMNS
+    )
+
+
+def deadline(table: str = "") -> str:
+    """The deadline as SQL, with the caps as ``{normal_idle}`` and so on: the twin of ``Caps.deadline``."""
+    return f"least({_hard_end(table)}, {table}last_seen_at + least({table}idle, {_cap('idle', table)}))"
+
+
+def expiry_reason(table: str = "") -> str:
+    """Which limit ends a session first, as SQL: the twin of ``Caps.expiry_reason``."""
+    return (
+        f"CASE WHEN {deadline(table)} = {_hard_end(table)} THEN '{EndReason.EXPIRED_ABSOLUTE}' "
+        f"ELSE '{EndReason.EXPIRED_IDLE}' END"
+    )
+
+
+def _hard_end(table: str) -> str:
+    return f"{table}created_at + least({table}absolute, {_cap('absolute', table)})"
+
+
+def _cap(name: str, table: str) -> str:
+    return f"(CASE {table}lifetime WHEN 'remembered' THEN {{remembered_{name}}} ELSE {{normal_{name}}} END)"
+
+
+def with_caps(sql: str, caps: Caps, values: list[object]) -> str:
+    """``sql`` with the places for caps filled by parameters, which are added to ``values``."""
+    at = len(values)
+    values += (caps.normal.idle, caps.normal.absolute, caps.remembered.idle, caps.remembered.absolute)
+    return sql.format(
+        normal_idle=f"${at + 1}::bigint",
+        normal_absolute=f"${at + 2}::bigint",
+        remembered_idle=f"${at + 3}::bigint",
+        remembered_absolute=f"${at + 4}::bigint",
+    )
+
+
+class Statements:
+    """The SQL for tables with one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.sessions = f"{prefix}sessions"
+        self.users = f"{prefix}users"
+        self.events = f"{prefix}events"
+        self.meta = f"{prefix}meta"
+        self.load = f"SELECT {columns()} FROM {self.sessions} WHERE sid = ANY($1::uuid[])"
+        self._apply: dict[tuple[bool, bool, bool], str] = {}
+
+    def apply(self, *, updates: bool, creates: bool, events: bool) -> str:
+        """One statement for a batch; its parameters are the JSON of those three that there are, in that order."""
+        kind = (updates, creates, events)
+        if kind not in self._apply:
+            self._apply[kind] = self._make_apply(*kind)
+        return self._apply[kind]
+
+    def _make_apply(self, updates: bool, creates: bool, events: bool) -> str:
+        parts: list[str] = []
+        answers: list[str] = []
+        number = 0
+        if updates:
+            number += 1
+            parts.append(_UPDATES.format(sessions=self.sessions, number=number))
+            answers.append("SELECT sid::text, rev FROM updated")
+        if creates:
+            number += 1
+            names = ", ".join(_COLUMNS)
+            parts.append(
+                f"created AS (INSERT INTO {self.sessions} ({names}) "
+                f"SELECT {names} FROM json_populate_recordset(NULL::{self.sessions}, ${number}::json) ORDER BY sid "
+                "ON CONFLICT (sid) DO NOTHING RETURNING sid, rev)"
+            )
+            answers.append("SELECT sid::text, rev FROM created")
+        if events:
+            number += 1
+            parts.append(f"events AS ({self.insert_events(number)})")
+            if not answers:
+                answers.append("SELECT NULL::text AS sid, 0::bigint AS rev WHERE false")
+        return f"WITH {', '.join(parts)} {' UNION ALL '.join(answers)}"
+
+    def insert_events(self, number: int = 1) -> str:
+        """Write the events in the JSON of parameter ``number``."""
+        names = "at, type, sid, user_id, reason, ip, details"
+        return (
+            f"INSERT INTO {self.events} ({names}) "
+            f"SELECT {names} FROM json_populate_recordset(NULL::{self.events}, ${number}::json)"
+        )
+
+    def end(self, *, ended_at: str, reason: str, purge_at: str) -> str:
+        """The assignments that end a session ``s``: the twin of ``core.change`` for ``End``."""
+        return (
+            f"ended_at = {ended_at}, end_reason = {reason}, check_at = {purge_at}, rev = s.rev + 1, salt = NULL, "
+            f"data = '{{{{}}}}', last_changes = substring({_RANDOM_ID} || s.last_changes FROM 1 FOR {_REMEMBERED})"
+        )
+
+
+# Rows are locked in the order of their sids before any is written, here and everywhere: no two batches can deadlock.
+# The twin of core.change.apply: what it refuses is left alone here, and Python asks it for the reason.
+_UPDATES = f"""
+given AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(${{number}}::json) AS given(
+    sid uuid, id bytea, touches boolean, put jsonb, remove text[], seen_at bigint, client json, if_rev bigint,
+    if_secret bytea, secret_hash bytea, salt bytea, rotated_at bigint, confirmed_at bigint, authenticated_at bigint,
+    auth json, idle bigint, absolute bigint, lifetime text, ended_at bigint, end_reason text, purge_at bigint)
+), locked AS MATERIALIZED (
+  SELECT sid FROM {{sessions}} WHERE sid = ANY (ARRAY(SELECT sid FROM given)) ORDER BY sid FOR NO KEY UPDATE
+), updated AS (
+  UPDATE {{sessions}} AS s SET
+    rev = CASE WHEN g.touches THEN s.rev ELSE s.rev + 1 END,
+    last_changes = CASE WHEN g.touches THEN s.last_changes
+      ELSE substring(g.id || s.last_changes FROM 1 FOR {_REMEMBERED}) END,
+    data = CASE
+      WHEN g.ended_at IS NOT NULL THEN '{{{{}}}}'
+      WHEN g.put IS NULL AND g.remove IS NULL THEN s.data
+      ELSE (CASE WHEN g.remove IS NULL THEN s.data ELSE s.data - g.remove END) || coalesce(g.put, '{{{{}}}}') END,
+    last_seen_at = greatest(s.last_seen_at, least(coalesce(g.seen_at, 0), {NOW})),
+    client_last = coalesce(g.client, s.client_last),
+    confirmed_at = CASE WHEN g.secret_hash IS NULL THEN coalesce(s.confirmed_at, g.confirmed_at) END,
+    salt = CASE
+      WHEN g.ended_at IS NOT NULL THEN NULL
+      WHEN g.secret_hash IS NOT NULL THEN g.salt
+      WHEN g.confirmed_at IS NOT NULL AND s.confirmed_at IS NULL AND s.salt <> '' THEN NULL
+      ELSE s.salt END,
+    previous_hash = CASE WHEN g.secret_hash IS NULL THEN s.previous_hash ELSE s.secret_hash END,
+    secret_hash = coalesce(g.secret_hash, s.secret_hash),
+    rotated_at = coalesce(g.rotated_at, s.rotated_at),
+    authenticated_at = coalesce(g.authenticated_at, s.authenticated_at),
+    auth = coalesce(g.auth, s.auth),
+    idle = coalesce(g.idle, s.idle),
+    absolute = coalesce(g.absolute, s.absolute),
+    lifetime = coalesce(g.lifetime, s.lifetime),
+    check_at = CASE
+      WHEN g.ended_at IS NOT NULL THEN g.purge_at
+      WHEN g.idle IS NULL THEN s.check_at
+      ELSE least(s.check_at, s.created_at + g.absolute,
+                 greatest(s.last_seen_at, least(coalesce(g.seen_at, 0), {NOW})) + g.idle) END,
+    ended_at = g.ended_at,
+    end_reason = g.end_reason
+  FROM given AS g JOIN locked USING (sid)
+  WHERE s.sid = g.sid AND s.ended_at IS NULL
+    AND (g.if_rev IS NULL OR s.rev = g.if_rev)
+    AND (g.if_secret IS NULL OR s.secret_hash = g.if_secret)
+    AND position(g.id IN s.last_changes) = 0
+  RETURNING s.sid, s.rev
+)"""
+
+
+def updates_json(changes: Iterable[Change]) -> str:
+    """The updates and ends among ``changes`` as a JSON array for ``Statements.apply``."""
+    rows = [
+        _end_row(change) if isinstance(change, End) else _update_row(change)
+        for change in changes
+        if not isinstance(change, Create)
+    ]
+    return _encode(rows).decode()
+
+
+def _end_row(change: End) -> dict[str, Any]:
+    return {
+        "sid": change.sid,
+        "id": _hex(change.id),
+        "touches": False,
+        "if_rev": change.if_rev,
+        "ended_at": change.at,
+        "end_reason": str(change.reason),
+        "purge_at": change.purge_at,
+    }
+
+
+def _update_row(change: Update) -> dict[str, Any]:
+    row: dict[str, Any] = {"sid": change.sid, "id": _hex(change.id), "touches": change.only_touches}
+    if change.if_rev is not None:
+        row["if_rev"] = change.if_rev
+    if change.put:
+        row["put"] = {key: msgspec.Raw(positional(value)) for key, value in change.put.items()}
+    if change.remove:
+        row["remove"] = list(change.remove)
+    if change.touch is not None:
+        row["seen_at"] = change.touch.at
+        if change.touch.client is not None:
+            row["client"] = msgspec.Raw(change.touch.client)
+    guards = [part.if_secret for part in (change.rotate, change.confirm) if part is not None]
+    if guards:
+        # Two guards on one digest: if they differ, nothing can satisfy both.
+        row["if_secret"] = _hex(guards[0] if len(set(guards)) == 1 else b"")
+    if change.confirm is not None:
+        row["confirmed_at"] = change.confirm.at
+    if change.rotate is not None:
+        row["secret_hash"] = _hex(change.rotate.secret_hash)
+        row["salt"] = _hex(change.rotate.salt)
+        row["rotated_at"] = change.rotate.at
+    sign_in = change.sign_in
+    if sign_in is not None:
+        row["authenticated_at"] = sign_in.at
+        row["auth"] = msgspec.Raw(sign_in.auth)
+        row["idle"] = sign_in.idle
+        row["absolute"] = sign_in.absolute
+        row["lifetime"] = sign_in.lifetime
+    return row
+
+
+def creates_json(creates: Iterable[Create]) -> str:
+    """New records as a JSON array."""
+    return _encode([_record_row(change.record) for change in creates]).decode()
+
+
+def _record_row(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name in _COLUMNS:
+        value = getattr(record, name)
+        if value is None:
+            continue
+        if name == "data":
+            row[name] = msgspec.Raw(positional(value))
+        elif name in _JSON:
+            row[name] = msgspec.Raw(value)
+        else:
+            row[name] = _hex(value) if name in _BLOBS else value
+    return row
+
+
+def events_json(events: Sequence[Event]) -> str:
+    """Events as a JSON array."""
+    return _encode(
+        [
+            {
+                "at": event.at,
+                "type": str(event.type),
+                "sid": event.sid,
+                "user_id": event.user_id,
+                "reason": event.reason,
+                "ip": event.ip,
+                "details": event.details,
+            }
+            for event in events
+        ]
+    ).decode()
+
+
+def to_event(row: Any) -> Event:
+    """The event in ``(at, type, sid, user_id, reason, ip, details)``."""
+    at, type_, sid, user_id, reason, ip, details = row
+    return Event(
+        type=EventType(type_),
+        at=at,
+        sid=sid,
+        user_id=user_id,
+        reason=reason,
+        ip=ip,
+        details=_decode_details(details),
+    )
+
+
+def _hex(value: bytes) -> str:
+    return "\\x" + value.hex()

@@ -1,0 +1,116 @@
+"""The tables of the PostgreSQL store: made if absent, checked if there."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sessiondb.core.errors import ConfigurationError
+
+SCHEMA_VERSION = 1
+OLDEST_SERVER = 130000
+
+# No index holds a column that a touch writes, so "seen just now" is a heap-only update; the fillfactor leaves room for
+# it in the page. User ids are compared byte by byte, whatever the database's collation.
+_DDL = """\
+CREATE TABLE IF NOT EXISTS {p}sessions (
+  sid              uuid PRIMARY KEY,
+  user_id          text COLLATE "C",
+  data             jsonb NOT NULL DEFAULT '{{}}',
+  created_at       bigint NOT NULL,
+  last_seen_at     bigint NOT NULL,
+  authenticated_at bigint,
+  ended_at         bigint,
+  end_reason       text,
+  idle             bigint NOT NULL,
+  absolute         bigint NOT NULL,
+  lifetime         text NOT NULL DEFAULT 'normal',
+  check_at         bigint NOT NULL,
+  client_first     json NOT NULL DEFAULT '{{}}',
+  client_last      json NOT NULL DEFAULT '{{}}',
+  auth             json NOT NULL DEFAULT '{{}}',
+  risk             json NOT NULL DEFAULT '{{}}',
+  rev              bigint NOT NULL,
+  last_changes     bytea NOT NULL,
+  series_hash      bytea NOT NULL,
+  secret_hash      bytea NOT NULL,
+  previous_hash    bytea,
+  salt             bytea,
+  rotated_at       bigint,
+  confirmed_at     bigint
+) WITH (fillfactor = 80);
+CREATE INDEX IF NOT EXISTS {p}sessions_user ON {p}sessions (user_id, sid) WHERE user_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {p}sessions_check ON {p}sessions (check_at);
+CREATE TABLE IF NOT EXISTS {p}users (
+  user_id    text COLLATE "C" PRIMARY KEY,
+  not_before bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {p}events (
+  id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at      bigint NOT NULL,
+  type    text NOT NULL,
+  sid     text COLLATE "C",
+  user_id text COLLATE "C",
+  reason  text,
+  ip      text,
+  details json NOT NULL DEFAULT '{{}}'
+);
+CREATE INDEX IF NOT EXISTS {p}events_user ON {p}events (user_id, id) WHERE user_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {p}events_sid ON {p}events (sid, id) WHERE sid IS NOT NULL;
+CREATE TABLE IF NOT EXISTS {p}meta (
+  key   text PRIMARY KEY,
+  value text NOT NULL
+);
+INSERT INTO {p}meta (key, value) VALUES ('schema_version', '{version}') ON CONFLICT DO NOTHING;
+"""
+
+_NAMES = re.findall(r"IF NOT EXISTS {p}(\w+)", _DDL)
+# Any number will do, as long as no two programs that share a database mean different things by it.
+_LOCK = 0x5E551_0DB
+
+
+def schema_sql(prefix: str = "sessiondb_") -> str:
+    """The DDL, for databases that are made by hand. Times are microseconds since the epoch, UTC."""
+    return _DDL.format(p=prefix, version=SCHEMA_VERSION)
+
+
+async def prepare(connection: Any, prefix: str, *, make: bool = True) -> None:
+    """Make what is missing of the tables, if the role may, and check their version. Two flights if nothing is to do.
+
+    Raises ``ConfigurationError`` for an old server, a newer schema, or tables that are missing where ``make`` is off.
+    """
+    version = connection.get_server_version()
+    if (version.major, version.minor) < (OLDEST_SERVER // 10000, 0):
+        raise ConfigurationError(
+            f"This server is PostgreSQL {version.major}; sessiondb needs 13 or newer: upgrade the server."
+        )
+    if await _is_complete(connection, prefix):
+        await _check_version(connection, prefix)
+        return
+    if not make:
+        return
+    async with connection.transaction():
+        # Two workers start at once, and CREATE TABLE IF NOT EXISTS is no match for that.
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        await _check_version(connection, prefix)
+        await connection.execute(schema_sql(prefix))
+    await _check_version(connection, prefix)
+
+
+async def _is_complete(connection: Any, prefix: str) -> bool:
+    names = [f"{prefix}{name}" for name in _NAMES]
+    found = await connection.fetchval(
+        "SELECT count(*) FROM unnest($1::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NOT NULL", names
+    )
+    return bool(found == len(names))
+
+
+async def _check_version(connection: Any, prefix: str) -> None:
+    if await connection.fetchval("SELECT to_regclass(quote_ident($1)) IS NULL", f"{prefix}meta"):
+        return
+    found = await connection.fetchval(f"SELECT value FROM {prefix}meta WHERE key = 'schema_version'")
+    if found is not None and found != str(SCHEMA_VERSION):
+        raise ConfigurationError(
+            f"The tables {prefix}* have schema version {found}, and this sessiondb knows version {SCHEMA_VERSION}. "
+            "Install the sessiondb that made them, or name another database or ?prefix=."
+        )

@@ -1,0 +1,246 @@
+"""What looks at many sessions at once: the limit per user, searching, ending by user, sweeping, counting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sessiondb.core.record import EndReason, Record
+from sessiondb.stores._postgresql_rows import Statements, columns, deadline, expiry_reason, to_event, with_caps
+from sessiondb.stores.base import (
+    SWEEP_GRACE,
+    Admission,
+    Cutoffs,
+    Ended,
+    EventPage,
+    EventQuery,
+    Login,
+    Page,
+    Query,
+    Stats,
+    Swept,
+)
+
+COUNT_EXACTLY = 1_000_000
+_SAMPLE = 1  # percent
+
+
+async def admit(sql: Statements, connection: Any, login: Login) -> Admission:
+    """See ``Store.admit``.
+
+    The first statement sees every login whose session was written before it. Only if that makes too many are they
+    locked and counted again, so that concurrent logins do not end each other.
+    """
+    found = await connection.fetch(
+        f"SELECT (SELECT not_before FROM {sql.users} WHERE user_id = $1) AS not_before, {columns(data=False)} "
+        f"FROM {sql.sessions} WHERE user_id = $1 AND (ended_at IS NULL OR sid = $2)",
+        login.user_id,
+        login.sid,
+    )
+    records = [Record(*row[1:]) for row in found]
+    own = next((record for record in records if record.sid == login.sid), None)
+    if own is None or own.ended_at is not None:
+        return _too_late(own)
+    if (found[0][0] or 0) > login.began_at:
+        ended = await _end_surplus(sql, connection, login, [own], 0, EndReason.REFUSED)
+        return Admission("revoked", ended)
+    rivals = [record for record in records if login.caps.deadline(record) > login.now]
+    if login.per_user is None or len(rivals) <= login.per_user:
+        return Admission()
+    # The one that asks counts as the newest: sids of one millisecond are in no order.
+    rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
+    if login.on_limit == "refuse":
+        ended = await _end_surplus(sql, connection, login, rivals[::-1], login.per_user, EndReason.REFUSED)
+        return Admission("limit" if ended else None, ended)
+    ended = await _end_surplus(sql, connection, login, rivals, login.per_user, EndReason.LIMIT)
+    if not ended:
+        # Nothing to end: either somebody left meanwhile, or a newer login has ended this one.
+        rows = await connection.fetch(f"SELECT {columns(data=False)} FROM {sql.sessions} WHERE sid = $1", login.sid)
+        own = Record(*rows[0]) if rows else None
+        if own is None or own.ended_at is not None:
+            return _too_late(own)
+    return Admission(None, ended)
+
+
+def _too_late(own: Record | None) -> Admission:
+    by_limit = own is not None and own.end_reason == EndReason.LIMIT
+    return Admission("limit" if by_limit else "revoked")
+
+
+async def _end_surplus(
+    sql: Statements, connection: Any, login: Login, rivals: list[Record], keep: int, reason: EndReason
+) -> list[Ended]:
+    """End the first of ``rivals`` until no more than ``keep`` are left; nobody, once ``login`` itself has been ended.
+
+    With ``EndReason.REFUSED`` it is only ever ``login`` that is ended.
+    """
+    values: list[object] = [
+        [record.sid for record in rivals],
+        login.sid,
+        keep,
+        reason == EndReason.REFUSED,
+        login.now,
+        str(reason),
+        login.purge_at,
+    ]
+    ending = sql.end(ended_at="$5::bigint", reason="$6::text", purge_at="$7::bigint")
+    statement = (
+        f"WITH locked AS MATERIALIZED ("
+        f"SELECT sid FROM {sql.sessions} WHERE sid = ANY($1::uuid[]) AND ended_at IS NULL "
+        f"ORDER BY sid FOR NO KEY UPDATE), "
+        f"surplus AS (SELECT sid FROM locked WHERE EXISTS (SELECT FROM locked WHERE sid = $2::uuid) "
+        f"ORDER BY array_position($1::uuid[], sid) LIMIT greatest((SELECT count(*) FROM locked) - $3::bigint, 0)) "
+        f"UPDATE {sql.sessions} AS s SET {ending} FROM surplus "
+        f"WHERE s.sid = surplus.sid AND s.ended_at IS NULL AND (s.sid = $2::uuid OR NOT $4::boolean) "
+        f"RETURNING s.sid::text, s.user_id, s.end_reason, s.ended_at"
+    )
+    return [Ended(*row) for row in await connection.fetch(statement.format(), *values)]
+
+
+async def find(sql: Statements, connection: Any, query: Query) -> Page:
+    """See ``Store.find``."""
+    values: list[object] = []
+    conditions = _conditions(query, values)
+    if query.before is not None:
+        values.append(query.before)
+        conditions.append(f"sid < ${len(values)}::uuid")
+    if query.state != "all":
+        values.append(query.now)
+        living = f"(ended_at IS NULL AND {deadline()} > ${len(values)}::bigint)"
+        conditions.append(with_caps(living if query.state == "live" else f"NOT {living}", query.caps, values))
+    values.append(query.limit + 1)
+    found = await connection.fetch(
+        f"SELECT {columns()} FROM {sql.sessions} WHERE {' AND '.join(conditions)} ORDER BY {sql.sessions}.sid DESC "
+        f"LIMIT ${len(values)}::bigint",
+        *values,
+    )
+    records = [Record(*row) for row in found[: query.limit]]
+    return Page(records, records[-1].sid if len(found) > len(records) > 0 else None)
+
+
+def _conditions(query: Query, values: list[object]) -> list[str]:
+    conditions = ["true"]
+    if query.user_id is not None:
+        values.append(query.user_id)
+        conditions.append(f"user_id = ${len(values)}")
+    if query.sids is not None:
+        values.append(list(query.sids))
+        conditions.append(f"sid = ANY(${len(values)}::uuid[])")
+    return conditions
+
+
+async def end_where(sql: Statements, connection: Any, query: Query, reason: EndReason) -> list[Ended]:
+    """See ``Store.end_where``."""
+    if query.not_before is not None and query.user_id is not None:
+        # By itself: a login that does not see it yet has written a session that the next statement sees.
+        await connection.execute(
+            f"INSERT INTO {sql.users} AS u (user_id, not_before) VALUES ($1, $2) "
+            "ON CONFLICT (user_id) DO UPDATE SET not_before = greatest(u.not_before, excluded.not_before)",
+            query.user_id,
+            query.not_before,
+        )
+    values: list[object] = [query.now, str(reason), query.purge_at]
+    conditions = _conditions(query, values)
+    if query.keep is not None:
+        values.append(query.keep)
+        conditions.append(f"sid <> ${len(values)}::uuid")
+    ending = sql.end(
+        ended_at=f"least($1::bigint, {deadline('s.')})",
+        reason=f"CASE WHEN {deadline('s.')} <= $1::bigint THEN {expiry_reason('s.')} ELSE $2::text END",
+        purge_at="$3::bigint",
+    )
+    statement = with_caps(
+        f"WITH locked AS MATERIALIZED (SELECT sid FROM {sql.sessions} "
+        f"WHERE {' AND '.join(conditions)} AND ended_at IS NULL ORDER BY sid FOR NO KEY UPDATE) "
+        f"UPDATE {sql.sessions} AS s SET {ending} FROM locked WHERE s.sid = locked.sid AND s.ended_at IS NULL "
+        f"RETURNING s.sid::text, s.user_id, s.end_reason, s.ended_at",
+        query.caps,
+        values,
+    )
+    ended = [Ended(*row) for row in await connection.fetch(statement, *values)]
+    return sorted((one for one in ended if one.reason == reason), key=lambda one: one.sid)
+
+
+async def sweep(sql: Statements, connection: Any, cutoffs: Cutoffs, limit: int) -> Swept:
+    """See ``Store.sweep``."""
+    if not await _take_turn(sql, connection, cutoffs):
+        return Swept()
+    values: list[object] = [cutoffs.now, limit, cutoffs.now + cutoffs.keep_ended]
+    ending = sql.end(ended_at="due.deadline", reason="due.reason", purge_at="$3::bigint")
+    statement = with_caps(
+        f"WITH due AS MATERIALIZED (SELECT sid, ended_at, {deadline()} AS deadline, {expiry_reason()} AS reason "
+        f"FROM {sql.sessions} WHERE check_at <= $1::bigint ORDER BY check_at LIMIT $2::bigint "
+        f"FOR UPDATE SKIP LOCKED), "
+        f"purged AS (DELETE FROM {sql.sessions} AS s USING due "
+        f"WHERE s.sid = due.sid AND due.ended_at IS NOT NULL RETURNING 1), "
+        f"ended AS (UPDATE {sql.sessions} AS s SET {ending} FROM due WHERE s.sid = due.sid AND due.ended_at IS NULL "
+        f"AND due.deadline + {SWEEP_GRACE} <= $1::bigint RETURNING s.sid, s.user_id, s.end_reason, s.ended_at), "
+        f"later AS (UPDATE {sql.sessions} AS s SET check_at = due.deadline + {SWEEP_GRACE} FROM due "
+        f"WHERE s.sid = due.sid AND due.ended_at IS NULL AND due.deadline + {SWEEP_GRACE} > $1::bigint) "
+        f"SELECT sid::text, user_id, end_reason, ended_at, NULL::bigint, NULL::bigint FROM ended UNION ALL "
+        f"SELECT NULL, NULL, NULL, NULL, (SELECT count(*) FROM purged), (SELECT count(*) FROM due)",
+        cutoffs.caps,
+        values,
+    )
+    *ended, (_, _, _, _, purged, due) = await connection.fetch(statement, *values)
+    return Swept([Ended(*row[:4]) for row in ended], purged, due == limit)
+
+
+async def _take_turn(sql: Statements, connection: Any, cutoffs: Cutoffs) -> bool:
+    if cutoffs.worker is None:
+        return True
+    row = await connection.fetchrow(
+        f"INSERT INTO {sql.meta} AS m (key, value) VALUES ('sweeper', $1) ON CONFLICT (key) DO UPDATE "
+        "SET value = excluded.value WHERE split_part(m.value, ' ', 2) = $2 "
+        "OR split_part(m.value, ' ', 1)::bigint <= $3 "
+        "RETURNING 1",
+        f"{cutoffs.now + cutoffs.turn} {cutoffs.worker}",
+        cutoffs.worker,
+        cutoffs.now,
+    )
+    return row is not None
+
+
+async def events(sql: Statements, connection: Any, query: EventQuery) -> EventPage:
+    """See ``Store.events``."""
+    conditions = ["true"]
+    values: list[object] = []
+    for condition, value in (
+        ("user_id = ", query.user_id),
+        ("sid = ", query.sid),
+        ("type = ", query.type),
+        ("at >= ", query.since),
+        ("at < ", query.until),
+        ("id < ", query.after),
+    ):
+        if value is not None:
+            values.append(value)
+            conditions.append(f"{condition}${len(values)}")
+    values.append(query.limit + 1)
+    found = await connection.fetch(
+        f"SELECT id, at, type, sid, user_id, reason, ip, details FROM {sql.events} "
+        f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ${len(values)}::bigint",
+        *values,
+    )
+    shown = found[: query.limit]
+    return EventPage([to_event(row[1:]) for row in shown], shown[-1][0] if len(found) > len(shown) > 0 else None)
+
+
+async def stats(sql: Statements, connection: Any) -> Stats:
+    """See ``Store.stats``; above a million sessions from a sample of one page in a hundred."""
+    rows, size, events = await connection.fetchrow(
+        "SELECT (SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass($1)), "
+        "(SELECT sum(pg_total_relation_size(to_regclass(name)))::bigint FROM unnest($2::text[]) AS name), "
+        f"(SELECT CASE WHEN c.reltuples > {COUNT_EXACTLY} THEN c.reltuples::bigint "
+        f"ELSE (SELECT count(*) FROM {sql.events}) END FROM pg_class c WHERE oid = to_regclass($3))",
+        sql.sessions,
+        [sql.sessions, sql.users, sql.events],
+        sql.events,
+    )
+    sampled = rows > COUNT_EXACTLY
+    sample = f" TABLESAMPLE SYSTEM ({_SAMPLE})" if sampled else ""
+    live, ended, users = await connection.fetchrow(
+        "SELECT count(*) FILTER (WHERE ended_at IS NULL), count(*) FILTER (WHERE ended_at IS NOT NULL), "
+        f"count(DISTINCT user_id) FILTER (WHERE ended_at IS NULL) FROM {sql.sessions}{sample}"
+    )
+    scale = 100 // _SAMPLE if sampled else 1
+    return Stats(live=live * scale, ended=ended * scale, users=users * scale, events=events, size_bytes=size)

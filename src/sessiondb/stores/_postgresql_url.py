@@ -1,0 +1,106 @@
+"""``postgresql://`` URLs: what is ours in them, and what the driver is given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from sessiondb.core.errors import ConfigurationError
+
+_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.ASCII).fullmatch
+_OURS = ("prefix", "pool_size", "replica", "pooler", "lock_timeout", "connect_timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A URL, read. All options after ``?`` that are not ours go to the driver (``sslmode=verify-full``, ...).
+
+    * ``prefix`` (``sessiondb_``): begins the name of every table and index.
+    * ``pool_size`` (8): connections of one event loop, at most.
+    * ``replica``: the URL of a read replica, percent-encoded; it serves listing, events and counts, never a request.
+    * ``pooler=transaction``: PgBouncer in transaction mode is between: no prepared statements, no settings.
+    * ``lock_timeout`` (0.2 s): how long to wait for a row that another transaction holds.
+    * ``connect_timeout`` (2 s).
+    """
+
+    where: str
+    prefix: str
+    pool_size: int
+    replica: str | None
+    arguments: dict[str, Any]
+    replica_arguments: dict[str, Any]
+
+
+def parse(url: str) -> Settings:
+    """Read ``url``. Raises ``ConfigurationError``."""
+    rest, options = _split(url)
+    prefix = options.get("prefix", "sessiondb_")
+    if not _PREFIX(prefix):
+        raise ConfigurationError(
+            f"postgresql://: prefix is {prefix!r}; use at most 32 lower-case letters, digits and '_'."
+        )
+    pooler = options.get("pooler")
+    if pooler not in (None, "transaction"):
+        raise ConfigurationError(
+            f"postgresql://: pooler is {pooler!r}; say ?pooler=transaction behind PgBouncer in transaction mode, "
+            "nothing in session mode. Statement mode cannot work: what belongs together would be torn apart."
+        )
+    lock_timeout = _number(options, "lock_timeout", 0.2, 0.01, 60)
+    connect_timeout = _number(options, "connect_timeout", 2, 0.1, 60)
+    pool_size = _number(options, "pool_size", 8, 1, 1000)
+    if pool_size != int(pool_size):
+        raise ConfigurationError(f"postgresql://: pool_size is {pool_size:g}; use a whole number.")
+    replica = options.get("replica")
+    common: dict[str, Any] = {"timeout": connect_timeout}
+    if pooler:
+        common["statement_cache_size"] = 0
+    else:
+        common["server_settings"] = {
+            "application_name": "sessiondb",
+            "lock_timeout": f"{round(lock_timeout * 1000)}ms",
+            "default_transaction_isolation": "read committed",
+            # Statements of a few rows: compiling one takes longer than running it.
+            "jit": "off",
+        }
+    replica_rest = _split(replica)[0] if replica else rest
+    parts = urlsplit(rest)
+    return Settings(
+        where=f"{parts.hostname or 'localhost'}:{_port(parts)}{parts.path}",
+        prefix=prefix,
+        pool_size=int(pool_size),
+        replica=replica,
+        arguments={"dsn": rest, **common},
+        replica_arguments={"dsn": replica_rest, **common},
+    )
+
+
+def _split(url: str) -> tuple[str, dict[str, str]]:
+    """``url`` for the driver, and our options."""
+    parts = urlsplit(url)
+    # SQLAlchemy names its driver in the scheme.
+    if parts.scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        raise ConfigurationError(f"{parts.scheme}:// is no PostgreSQL URL; use postgresql://user@host/database.")
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    ours = {name: value for name, value in pairs if name in _OURS}
+    theirs = urlencode([(name, value) for name, value in pairs if name not in _OURS])
+    return urlunsplit(("postgresql", parts.netloc, parts.path, theirs, "")), ours
+
+
+def _port(parts: Any) -> int:
+    try:
+        return parts.port or 5432
+    except ValueError:
+        raise ConfigurationError("postgresql://: the port in the URL is not a number from 0 to 65535.") from None
+
+
+def _number(options: dict[str, str], name: str, default: float, least: float, most: float) -> float:
+    text = options.get(name)
+    try:
+        value = default if text is None else float(text)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise ConfigurationError(f"postgresql://: {name} is {text!r}; use a number from {least:g} to {most:g}.")
+    return value

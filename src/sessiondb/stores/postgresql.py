@@ -1,0 +1,285 @@
+"""Sessions in PostgreSQL 13 to 18: one row a session, one statement a batch, asyncpg on connections of our own.
+
+What was answered is as durable as the server's ``synchronous_commit`` says. Updates lock rows in the order of their
+sids, so batches of several workers wait for each other and never deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from sessiondb.core.change import Applied, Change, Create, apply
+from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
+from sessiondb.core.events import Event
+from sessiondb.core.record import EndReason, Record
+from sessiondb.core.token import Sid
+from sessiondb.stores import _postgresql_rows as rows
+from sessiondb.stores import _postgresql_sets as sets
+from sessiondb.stores._per_loop import PerLoop
+from sessiondb.stores._pool import Pool
+from sessiondb.stores._postgresql_errors import is_about_rows, is_deadlock, lost_tables, refusal, translated
+from sessiondb.stores._postgresql_schema import prepare
+from sessiondb.stores._postgresql_url import parse
+from sessiondb.stores.base import (
+    Admission,
+    Batching,
+    ChangeResult,
+    Cutoffs,
+    Ended,
+    EventPage,
+    EventQuery,
+    Login,
+    Page,
+    Query,
+    Stats,
+    Swept,
+)
+
+TRIES = 3
+NO_TIME = 0  # only whether a change can land is asked, not what it makes of the record
+
+
+class _Pools:
+    """The connections of one event loop; those to the replica are the primary's, if there is none."""
+
+    def __init__(self, primary: Pool[Any], replica: Pool[Any] | None) -> None:
+        self.primary = primary
+        self.replica = replica or primary
+
+    async def close(self) -> None:
+        """Close all."""
+        await self.primary.close()
+        await self.replica.close()
+
+
+class PostgreSQLStore:
+    """The store for one database; see ``postgresql_from_url`` for the URL and its options.
+
+    Usable from several event loops, each with connections of its own. Raises ``ConfigurationError``.
+    """
+
+    name = "postgresql"
+    batching = Batching(loads=128, changes=32, in_flight=4)
+
+    def __init__(self, url: str) -> None:
+        self._settings = parse(url)
+        self._sql = rows.Statements(self._settings.prefix)
+        self._pools = PerLoop("PostgreSQL", self._make_pools)
+        self._prepared = False
+
+    def __repr__(self) -> str:
+        return f"PostgreSQLStore({self._settings.where})"
+
+    # -- opening ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """See ``Store.open``. Raises ``ConfigurationError`` for a wrong password, database or schema version."""
+        self._pools.open()
+        try:
+            async with self._connection() as connection:
+                self._prepared = False
+                await self._prepare(connection)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """See ``Store.close``."""
+        pools = self._pools.close()
+        if pools is not None:
+            await pools.close()
+
+    def _make_pools(self) -> _Pools:
+        size = self._settings.pool_size
+        replica = None if self._settings.replica is None else Pool(self._connect_to_replica, size=size)
+        return _Pools(Pool(self._connect, size=size), replica)
+
+    async def _connect(self) -> Any:
+        connection = await asyncpg.connect(**self._settings.arguments)
+        try:
+            if not self._prepared:
+                await self._prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _connect_to_replica(self) -> Any:
+        return await asyncpg.connect(**self._settings.replica_arguments)
+
+    async def _prepare(self, connection: Any) -> None:
+        await prepare(connection, self._settings.prefix)
+        self._prepared = True
+
+    @asynccontextmanager
+    async def _connection(self, outcome: WriteOutcome = "not_applied", *, reading: bool = False) -> AsyncIterator[Any]:
+        """A connection; errors come out as ours, a lost connection with ``outcome``."""
+        pools = self._pools.current()
+        pool = pools.replica if reading else pools.primary
+        connected = False
+        try:
+            async with pool.connection() as connection:
+                connected = True
+                yield connection
+        except Exception as error:
+            if lost_tables(error):
+                # Made anew, by the next connection.
+                self._prepared = False
+                pool.drop_idle()
+            # What fails before there is a connection has written nothing.
+            raise translated(error, self._settings.where, outcome if connected else "not_applied") from error.__cause__
+
+    async def clock(self) -> int:
+        """The server's clock."""
+        async with self._connection() as connection:
+            return int(await connection.fetchval(f"SELECT {rows.NOW}"))
+
+    # -- one by one ---------------------------------------------------------------------------------------
+
+    async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
+        """See ``Store.load``."""
+        if not sids:
+            return []
+        found = await self._load(sids)
+        return [found.get(sid) for sid in sids]
+
+    async def _load(self, sids: Sequence[Sid]) -> dict[Sid, Record]:
+        async with self._connection() as connection:
+            return {row[0]: Record(*row) for row in await connection.fetch(self._sql.load, sids)}
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        """See ``Store.apply``; changes and events are one statement, unless one of them cannot be written."""
+        if len({change.sid for change in changes}) != len(changes):
+            raise ValueError("the sids of the changes in one call must be unique")
+        if not changes and not events:
+            return []
+        try:
+            landed = await self._write(changes, events)
+        except _Refused as refused:
+            if not changes:
+                raise refused.error from None
+            if len(changes) == 1:
+                return [refused.error]
+            return await self._one_by_one(changes, events)
+        if len(landed) == len(changes):
+            return [Applied(landed[change.sid]) for change in changes]
+        return await self._with_reasons(changes, landed)
+
+    async def _write(self, changes: Sequence[Change], events: Sequence[Event]) -> dict[Sid, int]:
+        """By sid, the revisions of those that landed. Raises ``_Refused`` where one of them may be at fault."""
+        creates = [change for change in changes if isinstance(change, Create)]
+        parameters = []
+        if len(creates) < len(changes):
+            parameters.append(rows.updates_json(changes))
+        if creates:
+            parameters.append(rows.creates_json(creates))
+        if events:
+            parameters.append(rows.events_json(events))
+        statement = self._sql.apply(updates=len(creates) < len(changes), creates=bool(creates), events=bool(events))
+        for attempt in range(TRIES):
+            async with self._connection("unknown") as connection:
+                try:
+                    return {row[0]: row[1] for row in await connection.fetch(statement, *parameters)}
+                except asyncpg.PostgresError as error:
+                    if not is_about_rows(error):
+                        raise
+                    if not is_deadlock(error) or attempt == TRIES - 1:
+                        raise _Refused(refusal(error, self._settings.where)) from None
+            # The rows of another program's transaction are free by now, or will be shortly.
+            await asyncio.sleep(0.005 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    async def _one_by_one(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
+        """Each change by itself; the events go with the first that lands."""
+        results: list[ChangeResult] = []
+        for change in changes:
+            try:
+                result = (await self.apply([change], events))[0]
+            except StoreError as error:
+                result = error
+            if isinstance(result, Applied):
+                events = ()
+            results.append(result)
+        return results
+
+    async def _with_reasons(self, changes: Sequence[Change], landed: dict[Sid, int]) -> list[ChangeResult]:
+        """The results; what has not landed is judged by what the rows show now."""
+        for _ in range(TRIES):
+            rest = [change for change in changes if change.sid not in landed]
+            records = await self._load([change.sid for change in rest])
+            refused: dict[Sid, ChangeResult] = {}
+            again: list[Change] = []
+            for change in rest:
+                written, outcome = apply(records.get(change.sid), change, NO_TIME)
+                if written is None:
+                    refused[change.sid] = outcome
+                else:
+                    again.append(change)  # its row changed between the two statements: nothing stands against it now
+            if not again:
+                return [
+                    Applied(landed[change.sid]) if change.sid in landed else refused[change.sid] for change in changes
+                ]
+            landed |= await self._write(again, ())
+        raise StoreError(
+            f"PostgreSQL at {self._settings.where}: a session kept changing while it was written; try again.",
+            outcome="conflict",
+        )
+
+    # -- by user ------------------------------------------------------------------------------------------
+
+    async def admit(self, login: Login) -> Admission:
+        """See ``Store.admit``; two statements, the second only where somebody has to go."""
+        async with self._connection("unknown") as connection:
+            return await sets.admit(self._sql, connection, login)
+
+    async def find(self, query: Query) -> Page:
+        """See ``Store.find``; asks the replica, if there is one."""
+        async with self._connection(reading=True) as connection:
+            return await sets.find(self._sql, connection, query)
+
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        """See ``Store.end_where``; ``not_before`` is committed before the sessions are looked for."""
+        async with self._connection("unknown") as connection:
+            return await sets.end_where(self._sql, connection, query, reason)
+
+    # -- sweeping, events, counts -------------------------------------------------------------------------
+
+    async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
+        """See ``Store.sweep``; rows that somebody else holds are left for the next pass."""
+        async with self._connection("unknown") as connection:
+            return await sets.sweep(self._sql, connection, cutoffs, limit)
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """See ``Store.append``."""
+        async with self._connection("unknown") as connection:
+            if events:
+                await connection.execute(self._sql.insert_events(), rows.events_json(events))
+
+    async def events(self, query: EventQuery) -> EventPage:
+        """See ``Store.events``; asks the replica, if there is one."""
+        async with self._connection(reading=True) as connection:
+            return await sets.events(self._sql, connection, query)
+
+    async def stats(self) -> Stats:
+        """See ``Store.stats``; asks the replica, if there is one."""
+        async with self._connection(reading=True) as connection:
+            return await sets.stats(self._sql, connection)
+
+
+class _Refused(Exception):
+    """A statement was rolled back, and one of its changes may be the reason."""
+
+    def __init__(self, error: StoreError | SessionDataError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def postgresql_from_url(url: str) -> PostgreSQLStore:
+    """The store of ``postgresql://user:password@host:5432/database``, see ``Settings`` for the options."""
+    return PostgreSQLStore(url)
