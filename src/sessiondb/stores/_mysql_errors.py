@@ -1,0 +1,120 @@
+"""What MySQL's and MariaDB's errors mean for sessions, and how to mend each."""
+
+from __future__ import annotations
+
+from asyncmy import errors
+
+from sessiondb.core.errors import (
+    ConfigurationError,
+    SessionDataError,
+    SessionDBError,
+    StoreError,
+    StoreUnavailable,
+    WriteOutcome,
+)
+
+# By error number, https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
+_SETTINGS = {
+    1045: "refused user or password. Correct the URL, or ALTER USER ... IDENTIFIED BY ...",
+    1698: "does not let this user in with a password. Correct the URL, or ALTER USER ... IDENTIFIED VIA ...",
+    1049: "has no database of that name. Make it (CREATE DATABASE ...), or correct the URL",
+    1046: "was given no database. Name one in the URL (mysql://user@host/database)",
+}
+_CURES = {
+    1040: "has no connection left. Raise max_connections, or lower ?pool_size=",
+    1203: "has no connection left for this user. Raise max_user_connections, or lower ?pool_size=",
+    1053: "is shutting down. Start it again",
+    1290: "is read-only: a replica, or read_only is on. Name the primary in the URL",
+    1792: "is read-only: a replica, or transaction_read_only is on. Name the primary in the URL",
+    1836: "is read-only: a replica, or innodb_read_only is on. Name the primary in the URL",
+    1146: (
+        "has lost tables of sessiondb. The next connection makes them anew, empty; restore a backup to have the "
+        "sessions back"
+    ),
+    1054: "has tables of another shape under these names. Name another ?prefix=, or move them away",
+    1142: "does not let this user do that. GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, INDEX on the database",
+    1044: "does not let this user into the database. GRANT it the rights",
+    1021: "has a full disk. Free space on it",
+    1114: "has a full table or disk. Free space on it",
+    1041: "is out of memory. Look at its log",
+    1205: "has the session's row locked by another transaction for longer than ?lock_timeout=. Shorten that one",
+    1213: "found a deadlock with another program on these rows. Lock rows in the order of their sids there",
+    1317: "had the statement killed by an administrator",
+    1969: "cancelled the statement (max_statement_time). Raise it",
+    3024: "cancelled the statement (max_execution_time). Raise it",
+    1153: "does not take a packet of that size. Raise max_allowed_packet",
+}
+_DATA = frozenset({1062, 1264, 1292, 1366, 1406, 1048, 3140, 3141, 4025, 4038})
+_DEADLOCK = 1213
+_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2027, 2055})
+_NOT_REACHED = frozenset({2002, 2003, 2005})
+
+
+def number_of(error: BaseException) -> int:
+    """The server's or the client's error number; -1 if there is none."""
+    if isinstance(error, errors.MySQLError) and error.args and isinstance(error.args[0], int):
+        return error.args[0]
+    return -1
+
+
+def is_deadlock(error: BaseException) -> bool:
+    """Whether the transaction was rolled back only because of others, and may be sent again."""
+    return number_of(error) == _DEADLOCK
+
+
+def is_duplicate(error: BaseException) -> bool:
+    """Whether the row is there already."""
+    return number_of(error) == 1062
+
+
+def is_about_rows(error: BaseException) -> bool:
+    """Whether one row of a batch may be the reason, so that the others deserve a try without it."""
+    return number_of(error) in _DATA | {1205, _DEADLOCK, 1317, 1969, 3024}
+
+
+def lost_tables(error: BaseException) -> bool:
+    """Whether the tables have to be looked at again."""
+    return number_of(error) in (1146, 1054)
+
+
+def keeps_connection(error: BaseException) -> bool:
+    """Whether the server has answered, so that its connection can go on after a ROLLBACK."""
+    number = number_of(error)
+    return 1000 <= number < 2000 or number >= 3000
+
+
+def refusal(error: Exception, where: str) -> StoreError | SessionDataError:
+    """What one change is answered, when the database does not take it: ``error`` is for that row alone."""
+    if number_of(error) in _DATA:
+        # The server's text quotes the row, so it is not even shown as the cause.
+        return SessionDataError(
+            f"MySQL at {where} does not take this session ({number_of(error)}); its data or client is no valid JSON, "
+            "or too long."
+        )
+    found = translated(error, where, "not_applied")
+    return found if isinstance(found, StoreError) else StoreUnavailable(str(found))
+
+
+def translated(error: Exception, where: str, outcome: WriteOutcome) -> Exception:
+    """``error`` as one of ours, saying how to mend it."""
+    if isinstance(error, SessionDBError):
+        return error
+    number = number_of(error)
+    found: Exception
+    if number in _SETTINGS:
+        found = ConfigurationError(f"MySQL at {where} {_SETTINGS[number]}.")
+    elif number in _NOT_REACHED or isinstance(error, ConnectionRefusedError):
+        found = StoreUnavailable(f"MySQL at {where} cannot be reached. Start it, or correct host and port in the URL.")
+    elif number in _LOST or isinstance(error, (OSError, EOFError, errors.InterfaceError)):
+        found = StoreUnavailable(
+            f"The connection to MySQL at {where} was lost. If it goes on, look at the server's log and at what is "
+            "between (a firewall, a proxy).",
+            outcome=outcome,
+        )
+    elif isinstance(error, errors.MySQLError):
+        cure = _CURES.get(number, f"failed with {type(error).__name__} ({number}). See the server's log")
+        found = StoreUnavailable(f"MySQL at {where} {cure}.")
+    else:
+        return error
+    found.__cause__ = error
+    return found

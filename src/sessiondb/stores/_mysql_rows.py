@@ -1,0 +1,175 @@
+"""Records as rows: the statements that MySQL and MariaDB run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from sessiondb.core.change import Change, Create, End, Touch, Update
+from sessiondb.core.events import Event, EventType
+from sessiondb.core.policy import Caps
+from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, EndReason, Record
+from sessiondb.core.token import Sid
+from sessiondb.stores._mysql_connection import blob, number, text
+
+NOW = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
+_COLUMNS = Record.__struct_fields__
+_BLOBS = frozenset({"series_hash", "secret_hash", "last_changes", "previous_hash", "salt"})
+_JSON = frozenset({"data", "client_first", "client_last", "auth", "risk"})
+_TEXTS = frozenset({"lifetime", "end_reason"})
+_FIXED = frozenset({"sid", "series_hash", "user_id", "created_at", "client_first"})
+_REMEMBERED = CHANGE_ID_BYTES * REMEMBERED_CHANGES
+_AT = {name: at for at, name in enumerate(_COLUMNS)}
+_DECODED = tuple(_AT[name] for name in ("user_id", "lifetime", "end_reason"))
+
+_encode = msgspec.json.Encoder().encode
+_decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
+
+
+def sid_sql(sid: str) -> str:
+    """A sid as SQL: its sixteen bytes."""
+    return f"x'{sid.replace('-', '')}'"
+
+
+def sid_of(raw: bytes) -> Sid:
+    """Sixteen bytes as a sid."""
+    digits = raw.hex()
+    return Sid(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
+
+
+def columns(*, data: bool = True) -> str:
+    """The columns of a record, in its order. Without ``data`` that is an empty object."""
+    return ", ".join("'{}' AS data" if name == "data" and not data else name for name in _COLUMNS)
+
+
+def to_record(row: Sequence[Any]) -> Record:
+    """The record in a row of ``columns()``."""
+    values = list(row)
+    values[0] = sid_of(values[0])
+    for at in _DECODED:
+        if values[at] is not None:
+            values[at] = values[at].decode()
+    return Record(*values)
+
+
+def value_sql(name: str, record: Record) -> str:
+    """One column of ``record`` as SQL."""
+    value = getattr(record, name)
+    if name == "sid":
+        return sid_sql(value)
+    if name == "user_id":
+        return blob(None if value is None else value.encode())
+    if name in _BLOBS:
+        return blob(value)
+    return text(value) if name in _JSON or name in _TEXTS else number(value)
+
+
+def deadline(caps: Caps) -> str:
+    """The deadline as SQL: the twin of ``Caps.deadline``."""
+
+    def cap(name: str) -> str:
+        return f"IF(lifetime = 'remembered', {getattr(caps.remembered, name):d}, {getattr(caps.normal, name):d})"
+
+    return f"LEAST(created_at + LEAST(absolute, {cap('absolute')}), last_seen_at + LEAST(idle, {cap('idle')}))"
+
+
+class Statements:
+    """The SQL for tables with one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.sessions = f"{prefix}sessions"
+        self.users = f"{prefix}users"
+        self.events = f"{prefix}events"
+        self.meta = f"{prefix}meta"
+        self._insert = f"INSERT INTO {self.sessions} ({', '.join(_COLUMNS)}) VALUES "
+
+    def select(self, where: str, *, data: bool = True) -> str:
+        """The records ``where`` that is true."""
+        return f"SELECT {columns(data=data)} FROM {self.sessions} WHERE {where}"
+
+    def by_sid(self, sids: Iterable[str]) -> str:
+        """The condition that names ``sids``."""
+        return f"sid IN ({', '.join(map(sid_sql, sids)) or 'NULL'})"
+
+    def at_once(self, change: Change) -> tuple[str, int] | None:
+        """A statement that lands if nothing stands against ``change``, and the revision then; ``None``: there is none.
+
+        What does not land has to be looked at.
+        """
+        if isinstance(change, Create):
+            return self.insert(change.record), change.record.rev
+        if isinstance(change, End):
+            guard = "" if change.if_rev is None else f" AND rev = {change.if_rev:d}"
+            return self.end(change.sid, change.id, change.reason, change.at, change.purge_at, guard), 0
+        if change.only_touches:
+            touched = self._touched(change.touch)
+            return f"UPDATE {self.sessions} SET {touched} WHERE sid = {sid_sql(change.sid)} AND ended_at IS NULL", 0
+        return self._delta(change)
+
+    def _delta(self, change: Update) -> tuple[str, int] | None:
+        seen = change.seen
+        if seen is None or change.if_rev not in (None, seen.rev):
+            return None
+        if change.rotate or change.confirm or change.sign_in or not (change.put or change.remove):
+            return None
+        touched = "" if change.touch is None else f", {self._touched(change.touch)}"
+        return (
+            f"UPDATE {self.sessions} SET rev = rev + 1, last_changes = {_remembered(change.id)}, "
+            f"data = {text(change.whole)}{touched} "
+            f"WHERE sid = {sid_sql(change.sid)} AND rev = {seen.rev:d} AND ended_at IS NULL"
+        ), seen.rev + 1
+
+    def _touched(self, touch: Touch | None) -> str:
+        if touch is None:
+            return "rev = rev"
+        client = "" if touch.client is None else f", client_last = {text(touch.client)}"
+        return f"last_seen_at = GREATEST(last_seen_at, LEAST({touch.at:d}, {NOW})){client}"
+
+    def end(self, sid: str, change_id: bytes, reason: EndReason | str, at: int, purge_at: int, guard: str = "") -> str:
+        """End a living session: the twin of ``core.change`` for ``End``."""
+        return (
+            f"UPDATE {self.sessions} SET rev = LAST_INSERT_ID(rev + 1), last_changes = {_remembered(change_id)}, "
+            f"ended_at = {at:d}, end_reason = {text(str(reason))}, check_at = {purge_at:d}, salt = NULL, data = '{{}}' "
+            f"WHERE sid = {sid_sql(sid)} AND ended_at IS NULL{guard}"
+        )
+
+    def insert(self, record: Record) -> str:
+        """A new row."""
+        return f"{self._insert}({', '.join(value_sql(name, record) for name in _COLUMNS)})"
+
+    def write_all(self, record: Record) -> str:
+        """Every column that can change, of a row that the transaction has locked."""
+        values = ", ".join(f"{name} = {value_sql(name, record)}" for name in _COLUMNS if name not in _FIXED)
+        return f"UPDATE {self.sessions} SET {values} WHERE sid = {sid_sql(record.sid)}"
+
+    def insert_events(self, events: Sequence[Event]) -> str:
+        """New events."""
+        return f"INSERT INTO {self.events} (at, type, sid, user_id, reason, ip, details) VALUES " + ", ".join(
+            f"({number(event.at)}, {text(str(event.type))}, {blob(_bytes(event.sid))}, {blob(_bytes(event.user_id))}, "
+            f"{text(event.reason)}, {text(event.ip)}, {text(_encode(event.details))})"
+            for event in events
+        )
+
+
+def _remembered(change_id: bytes) -> str:
+    return f"LEFT(CONCAT({blob(change_id)}, last_changes), {_REMEMBERED})"
+
+
+def _bytes(value: str | None) -> bytes | None:
+    return None if value is None else value.encode()
+
+
+def to_event(row: Sequence[Any]) -> Event:
+    """The event in ``(at, type, sid, user_id, reason, ip, details)``."""
+    at, type_, sid, user_id, reason, ip, details = row
+    return Event(
+        type=EventType(type_.decode()),
+        at=at,
+        sid=None if sid is None else sid.decode(),
+        user_id=None if user_id is None else user_id.decode(),
+        reason=None if reason is None else reason.decode(),
+        ip=None if ip is None else ip.decode(),
+        details=_decode_details(details),
+    )

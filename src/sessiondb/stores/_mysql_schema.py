@@ -1,0 +1,111 @@
+"""The tables of the MySQL and MariaDB store: made if absent, checked if there."""
+
+from __future__ import annotations
+
+import re
+
+from sessiondb.core.errors import ConfigurationError
+from sessiondb.stores._mysql_connection import Connection, text
+
+SCHEMA_VERSION = 1
+
+# User ids are bytes: under a text collation, 'alice', 'ALICE' and 'Álice ' would be one user. No index holds a column
+# that a touch writes.
+_DDL = """\
+CREATE TABLE IF NOT EXISTS {p}sessions (
+  sid              BINARY(16) NOT NULL PRIMARY KEY,
+  user_id          VARBINARY(255),
+  data             JSON NOT NULL,
+  created_at       BIGINT NOT NULL,
+  last_seen_at     BIGINT NOT NULL,
+  authenticated_at BIGINT,
+  ended_at         BIGINT,
+  end_reason       VARCHAR(32),
+  idle             BIGINT NOT NULL,
+  absolute         BIGINT NOT NULL,
+  lifetime         VARCHAR(16) NOT NULL,
+  check_at         BIGINT NOT NULL,
+  client_first     TEXT NOT NULL,
+  client_last      TEXT NOT NULL,
+  auth             TEXT NOT NULL,
+  risk             TEXT NOT NULL,
+  rev              BIGINT NOT NULL,
+  last_changes     VARBINARY(64) NOT NULL,
+  series_hash      BINARY(32) NOT NULL,
+  secret_hash      BINARY(32) NOT NULL,
+  previous_hash    BINARY(32),
+  salt             VARBINARY(64),
+  rotated_at       BIGINT,
+  confirmed_at     BIGINT,
+  KEY {p}sessions_user (user_id, sid),
+  KEY {p}sessions_check (check_at)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS {p}users (
+  user_id    VARBINARY(255) NOT NULL PRIMARY KEY,
+  not_before BIGINT NOT NULL
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS {p}events (
+  id      BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  at      BIGINT NOT NULL,
+  type    VARCHAR(64) NOT NULL,
+  sid     VARBINARY(64),
+  user_id VARBINARY(255),
+  reason  VARCHAR(255),
+  ip      VARCHAR(64),
+  details TEXT NOT NULL,
+  KEY {p}events_user (user_id, id),
+  KEY {p}events_sid (sid, id)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS {p}meta (
+  name  VARCHAR(64) NOT NULL PRIMARY KEY,
+  value VARCHAR(255) NOT NULL
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+INSERT INTO {p}meta (name, value) VALUES ('schema_version', '{version}') ON DUPLICATE KEY UPDATE name = name;
+"""
+
+_NAMES = re.findall(r"IF NOT EXISTS {p}(\w+)", _DDL)
+_OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0)}
+
+
+def schema_sql(prefix: str = "sessiondb_") -> str:
+    """The DDL, for databases that are made by hand. Times are microseconds since the epoch, UTC."""
+    return _DDL.format(p=prefix, version=SCHEMA_VERSION)
+
+
+async def prepare(connection: Connection, prefix: str) -> None:
+    """Make what is missing of the tables, and check their version. One flight if nothing is to do.
+
+    Raises ``ConfigurationError`` for an old server or a newer schema.
+    """
+    _check_server(connection.server)
+    if not await _is_complete(connection, prefix):
+        # Statement by statement: DDL commits by itself, and two workers may do this at once.
+        for statement in schema_sql(prefix).split(";\n"):
+            if statement.strip():
+                await connection.run([statement])
+    [found] = await connection.run([f"SELECT value FROM {prefix}meta WHERE name = 'schema_version'"])
+    version = found.rows[0][0].decode() if found.rows else str(SCHEMA_VERSION)
+    if version != str(SCHEMA_VERSION):
+        raise ConfigurationError(
+            f"The tables {prefix}* have schema version {version}, and this sessiondb knows version {SCHEMA_VERSION}. "
+            "Install the sessiondb that made them, or name another database or ?prefix=."
+        )
+
+
+async def _is_complete(connection: Connection, prefix: str) -> bool:
+    names = ", ".join(text(f"{prefix}{name}") for name in _NAMES)
+    [found] = await connection.run(
+        [f"SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN ({names})"]
+    )
+    return bool(found.rows[0][0] == len(_NAMES))
+
+
+def _check_server(said: str) -> None:
+    kind = "MariaDB" if "mariadb" in said.lower() else "MySQL"
+    # MariaDB puts 5.5.5- before its version, for clients that know no other numbers.
+    numbers = re.match(r"(?:5\.5\.5-)?(\d+)\.(\d+)", said)
+    oldest = _OLDEST[kind]
+    if numbers is not None and (int(numbers[1]), int(numbers[2])) < oldest:
+        raise ConfigurationError(
+            f"This server is {kind} {said}; sessiondb needs {oldest[0]}.{oldest[1]} or newer: upgrade the server."
+        )

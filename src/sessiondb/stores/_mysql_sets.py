@@ -1,0 +1,255 @@
+"""What looks at many sessions at once: the limit per user, searching, ending by user, sweeping, counting.
+
+A secondary index is never read with a lock: InnoDB would lock its entries before the rows, in another order than
+everybody else. So sids are read first, and their rows locked or changed one by one in the order of the sids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sessiondb.core.change import new_change_id
+from sessiondb.core.policy import Caps
+from sessiondb.core.record import EndReason, Record
+from sessiondb.stores._mysql_connection import Connection, blob, text
+from sessiondb.stores._mysql_rows import Statements, deadline, sid_of, sid_sql, to_event, to_record
+from sessiondb.stores.base import (
+    SWEEP_GRACE,
+    Admission,
+    Cutoffs,
+    Ended,
+    EventPage,
+    EventQuery,
+    Login,
+    Page,
+    Query,
+    Stats,
+    Swept,
+)
+
+CHUNK = 200
+_PASSES = 3
+
+
+async def admit(sql: Statements, connection: Connection, login: Login) -> Admission:
+    """See ``Store.admit``."""
+    user = blob(login.user_id.encode())
+    where = f"user_id = {user} AND (ended_at IS NULL OR sid = {sid_sql(login.sid)})"
+    forbidden, found = await connection.run(
+        [f"SELECT not_before FROM {sql.users} WHERE user_id = {user}", sql.select(where, data=False)]
+    )
+    records = [to_record(row) for row in found.rows]
+    own = next((record for record in records if record.sid == login.sid), None)
+    if own is None or own.ended_at is not None:
+        return _too_late(own)
+    if forbidden.rows and forbidden.rows[0][0] > login.began_at:
+        return Admission("revoked", await _end(sql, connection, [own], EndReason.REFUSED, login))
+    rivals = [record for record in records if login.caps.deadline(record) > login.now]
+    if login.per_user is None or len(rivals) <= login.per_user:
+        return Admission()
+    return await _push_out(sql, connection, login, rivals, login.per_user)
+
+
+async def _push_out(
+    sql: Statements, connection: Connection, login: Login, rivals: list[Record], most: int
+) -> Admission:
+    """Lock the rivals and count them again, so that concurrent logins do not end each other."""
+    where = f"{sql.by_sid(sorted(record.sid for record in rivals))}"
+    _, found = await connection.run(
+        ["START TRANSACTION", f"SELECT sid, ended_at FROM {sql.sessions} WHERE {where} ORDER BY sid FOR UPDATE"]
+    )
+    living = {sid_of(sid) for sid, ended_at in found.rows if ended_at is None}
+    if login.sid not in living:
+        await connection.run(["ROLLBACK"])
+        return Admission("limit")  # a newer login has pushed this one out
+    # The one that asks counts as the newest: sids of one millisecond are in no order.
+    rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
+    surplus = [record for record in rivals if record.sid in living][: max(0, len(living) - most)]
+    refuses = login.on_limit == "refuse"
+    if refuses:
+        surplus = [record for record in rivals if record.sid == login.sid] if surplus else []
+    reason = EndReason.REFUSED if refuses else EndReason.LIMIT
+    statements = _ends(sql, surplus, reason, login.now, login.purge_at)
+    await connection.run([*statements, "COMMIT"])
+    ended = [Ended(record.sid, record.user_id, reason.value, login.now) for record in surplus]
+    return Admission("limit" if refuses and surplus else None, ended)
+
+
+def _too_late(own: Record | None) -> Admission:
+    by_limit = own is not None and own.end_reason == EndReason.LIMIT
+    return Admission("limit" if by_limit else "revoked")
+
+
+def _ends(sql: Statements, records: Sequence[Record], reason: EndReason, at: int, purge_at: int) -> list[str]:
+    ordered = sorted(records, key=lambda record: record.sid)
+    return [sql.end(record.sid, new_change_id(), reason, at, purge_at) for record in ordered]
+
+
+async def _end(
+    sql: Statements, connection: Connection, records: Sequence[Record], reason: EndReason, login: Login
+) -> list[Ended]:
+    answers = await connection.transaction(_ends(sql, records, reason, login.now, login.purge_at))
+    return [
+        Ended(record.sid, record.user_id, reason.value, login.now)
+        for record, answer in zip(records, answers, strict=True)
+        if answer.affected
+    ]
+
+
+async def find(sql: Statements, connection: Connection, query: Query) -> Page:
+    """See ``Store.find``."""
+    conditions = [_condition(sql, query)]
+    if query.before is not None:
+        conditions.append(f"sid < {sid_sql(query.before)}")
+    if query.state != "all":
+        living = f"(ended_at IS NULL AND {deadline(query.caps)} > {query.now:d})"
+        conditions.append(living if query.state == "live" else f"NOT {living}")
+    where = " AND ".join(conditions)
+    [found] = await connection.run([f"{sql.select(where)} ORDER BY sid DESC LIMIT {query.limit + 1:d}"])
+    records = [to_record(row) for row in found.rows[: query.limit]]
+    return Page(records, records[-1].sid if len(found.rows) > len(records) > 0 else None)
+
+
+def _condition(sql: Statements, query: Query) -> str:
+    conditions = ["TRUE"]
+    if query.user_id is not None:
+        conditions.append(f"user_id = {blob(query.user_id.encode())}")
+    if query.sids is not None:
+        conditions.append(sql.by_sid(query.sids))
+    return " AND ".join(conditions)
+
+
+async def end_where(sql: Statements, connection: Connection, query: Query, reason: EndReason) -> list[Ended]:
+    """See ``Store.end_where``."""
+    first: list[str] = []
+    if query.not_before is not None and query.user_id is not None:
+        # Committed by itself: a login that does not see it yet has written a session that the next statement sees.
+        first.append(
+            f"INSERT INTO {sql.users} (user_id, not_before) "
+            f"VALUES ({blob(query.user_id.encode())}, {query.not_before:d}) "
+            f"ON DUPLICATE KEY UPDATE not_before = GREATEST(not_before, {query.not_before:d})"
+        )
+    select = sql.select(f"{_condition(sql, query)} AND ended_at IS NULL", data=False)
+    ended: list[Ended] = []
+    for _ in range(_PASSES):
+        *_, found = await connection.run([*first, select])
+        first = []
+        records = sorted(map(to_record, found.rows), key=lambda record: record.sid)
+        living = [record for record in records if record.sid != query.keep]
+        missed = False
+        for start in range(0, len(living), CHUNK):
+            part = living[start : start + CHUNK]
+            answers = await connection.transaction([_ending(sql, record, query, reason) for record in part])
+            for record, answer in zip(part, answers, strict=True):
+                if query.caps.deadline(record) <= query.now:
+                    missed = missed or not answer.affected
+                elif answer.affected:
+                    ended.append(Ended(record.sid, record.user_id, reason.value, query.now))
+        if not missed:
+            break
+        # Somebody was seen again after the reading: alive, so to be ended for the reason that was given.
+    return ended
+
+
+def _ending(sql: Statements, record: Record, query: Query, reason: EndReason) -> str:
+    over_at = query.caps.deadline(record)
+    if over_at > query.now:
+        return sql.end(record.sid, new_change_id(), reason, query.now, query.purge_at)
+    return _expiry(sql, record, query.caps, query.purge_at)
+
+
+def _expiry(sql: Statements, record: Record, caps: Caps, purge_at: int) -> str:
+    """End ``record`` as expired, unless it was seen since."""
+    guard = f" AND last_seen_at = {record.last_seen_at:d}"
+    reason = caps.expiry_reason(record)
+    return sql.end(record.sid, new_change_id(), reason, caps.deadline(record), purge_at, guard)
+
+
+async def sweep(sql: Statements, connection: Connection, cutoffs: Cutoffs, limit: int) -> Swept:
+    """See ``Store.sweep``."""
+    if not await _take_turn(sql, connection, cutoffs):
+        return Swept()
+    [found] = await connection.run(
+        [sql.select(f"check_at <= {cutoffs.now:d} ORDER BY check_at LIMIT {limit:d}", data=False)]
+    )
+    due = sorted(map(to_record, found.rows), key=lambda record: record.sid)
+    purge_at = cutoffs.now + cutoffs.keep_ended
+    statements: list[str] = []
+    for record in due:
+        over_at = cutoffs.caps.deadline(record)
+        if record.ended_at is not None:
+            statements.append(f"DELETE FROM {sql.sessions} WHERE sid = {sid_sql(record.sid)} AND ended_at IS NOT NULL")
+        elif over_at + SWEEP_GRACE <= cutoffs.now:
+            statements.append(_expiry(sql, record, cutoffs.caps, purge_at))
+        else:
+            statements.append(
+                f"UPDATE {sql.sessions} SET check_at = {over_at + SWEEP_GRACE:d} WHERE sid = {sid_sql(record.sid)} "
+                f"AND ended_at IS NULL AND check_at = {record.check_at:d}"
+            )
+    ended: list[Ended] = []
+    purged = 0
+    for start in range(0, len(due), CHUNK):
+        answers = await connection.transaction(statements[start : start + CHUNK])
+        for record, answer in zip(due[start : start + CHUNK], answers, strict=True):
+            if not answer.affected:
+                continue
+            over_at = cutoffs.caps.deadline(record)
+            if record.ended_at is not None:
+                purged += 1
+            elif over_at + SWEEP_GRACE <= cutoffs.now:
+                reason = cutoffs.caps.expiry_reason(record)
+                ended.append(Ended(record.sid, record.user_id, reason.value, over_at))
+    return Swept(ended, purged, len(due) == limit)
+
+
+async def _take_turn(sql: Statements, connection: Connection, cutoffs: Cutoffs) -> bool:
+    if cutoffs.worker is None:
+        return True
+    mine = text(f"{cutoffs.now + cutoffs.turn} {cutoffs.worker}")
+    worker = text(cutoffs.worker)
+    _, found = await connection.run(
+        [
+            f"INSERT INTO {sql.meta} (name, value) VALUES ('sweeper', {mine}) ON DUPLICATE KEY UPDATE value = "
+            f"IF(SUBSTRING_INDEX(value, ' ', -1) = {worker} "
+            f"OR CAST(SUBSTRING_INDEX(value, ' ', 1) AS SIGNED) <= {cutoffs.now:d}, {mine}, value)",
+            f"SELECT SUBSTRING_INDEX(value, ' ', -1) = {worker} FROM {sql.meta} WHERE name = 'sweeper'",
+        ]
+    )
+    return bool(found.rows and found.rows[0][0])
+
+
+async def events(sql: Statements, connection: Connection, query: EventQuery) -> EventPage:
+    """See ``Store.events``."""
+    conditions = ["TRUE"]
+    for name, value in (("user_id", query.user_id), ("sid", query.sid)):
+        if value is not None:
+            conditions.append(f"{name} = {blob(value.encode())}")
+    if query.type is not None:
+        conditions.append(f"type = {text(query.type)}")
+    for condition, bound in (("at >=", query.since), ("at <", query.until), ("id <", query.after)):
+        if bound is not None:
+            conditions.append(f"{condition} {bound:d}")
+    [found] = await connection.run(
+        [
+            f"SELECT id, at, type, sid, user_id, reason, ip, details FROM {sql.events} "
+            f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT {query.limit + 1:d}"
+        ]
+    )
+    shown = found.rows[: query.limit]
+    return EventPage([to_event(row[1:]) for row in shown], shown[-1][0] if len(found.rows) > len(shown) > 0 else None)
+
+
+async def stats(sql: Statements, connection: Connection) -> Stats:
+    """See ``Store.stats``."""
+    names = ", ".join(text(name) for name in (sql.sessions, sql.users, sql.events))
+    counts, number, size = await connection.run(
+        [
+            "SELECT CAST(coalesce(sum(ended_at IS NULL), 0) AS SIGNED), count(ended_at), "
+            f"count(DISTINCT IF(ended_at IS NULL, user_id, NULL)) FROM {sql.sessions}",
+            f"SELECT count(*) FROM {sql.events}",
+            "SELECT CAST(sum(data_length + index_length) AS SIGNED) FROM information_schema.tables "
+            f"WHERE table_schema = DATABASE() AND table_name IN ({names})",
+        ]
+    )
+    live, ended, users = counts.rows[0]
+    return Stats(live=live, ended=ended, users=users, events=number.rows[0][0], size_bytes=size.rows[0][0])
