@@ -1,0 +1,131 @@
+"""Records as hashes: fields, and the arguments of the scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from sessiondb.core.change import Create, End, Update
+from sessiondb.core.codec import join
+from sessiondb.core.events import Event, EventType
+from sessiondb.core.record import Record
+from sessiondb.core.token import Sid
+
+_COLUMNS = Record.__struct_fields__
+_TEXTS = frozenset({"sid", "user_id", "lifetime", "end_reason"})
+_BYTES = frozenset(
+    {
+        "series_hash",
+        "secret_hash",
+        "last_changes",
+        "previous_hash",
+        "salt",
+        "client_first",
+        "client_last",
+        "auth",
+        "risk",
+    }
+)
+_KEY = b"d:"
+_FIELDS = {name.encode(): name for name in _COLUMNS if name != "data"}
+_encode = msgspec.json.Encoder().encode
+_decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
+
+
+def to_record(flat: Sequence[bytes]) -> Record | None:
+    """The record in the flat answer of ``HGETALL``; ``None`` if there is none, or only part of one."""
+    values: dict[str, object] = {}
+    data: dict[str, bytes] = {}
+    pairs = iter(flat)
+    for field, value in zip(pairs, pairs, strict=True):
+        name = _FIELDS.get(field)
+        if name is None:
+            if field[:2] == _KEY:
+                data[field[2:].decode()] = value
+        elif name in _TEXTS:
+            values[name] = value.decode()
+        else:
+            values[name] = value if name in _BYTES else int(value)
+    if "rev" not in values:
+        return None
+    return Record(**values, data=join(data))  # type: ignore[arg-type]
+
+
+def create_arguments(change: Create) -> list[bytes | str | int]:
+    """The arguments of ``CREATE``."""
+    record = change.record
+    arguments: list[bytes | str | int] = [
+        record.created_at + record.absolute,
+        record.last_changes,
+        record.secret_hash,
+    ]
+    for name in _COLUMNS:
+        value = getattr(record, name)
+        if name != "data" and value is not None:
+            arguments += (name, value)
+    for key, encoded in msgspec.json.decode(record.data, type=dict[str, msgspec.Raw]).items():
+        arguments += (_KEY + key.encode(), bytes(encoded))
+    return arguments
+
+
+def update_arguments(change: Update) -> list[bytes | str | int]:
+    """The arguments of ``UPDATE``."""
+    touch, rotate, confirm, sign_in = change.touch, change.rotate, change.confirm, change.sign_in
+    guards = {part.if_secret for part in (rotate, confirm) if part is not None}
+    arguments: list[bytes | str | int] = [
+        change.id,
+        "1" if change.only_touches else "0",
+        "" if change.if_rev is None else change.if_rev,
+        # Two guards on one digest: if they differ, nothing can satisfy both.
+        "" if not guards else guards.pop() if len(guards) == 1 else "never",
+        "" if touch is None else touch.at,
+        "" if touch is None or touch.client is None else touch.client,
+        "" if confirm is None else confirm.at,
+    ]
+    arguments += ("", "", "") if rotate is None else (rotate.secret_hash, b"+" + rotate.salt, rotate.at)
+    arguments += (
+        ("", "", "", "", "")
+        if sign_in is None
+        else (sign_in.at, sign_in.auth, sign_in.idle, sign_in.absolute, sign_in.lifetime)
+    )
+    arguments.append(len(change.put))
+    for key, value in change.put.items():
+        arguments += (_KEY + key.encode(), value)
+    arguments += (_KEY + key.encode() for key in change.remove if key not in change.put)
+    return arguments
+
+
+def end_arguments(change: End) -> list[bytes | str | int]:
+    """The arguments of ``END``."""
+    if_rev = "" if change.if_rev is None else change.if_rev
+    return [change.id, if_rev, change.at, str(change.reason), change.purge_at]
+
+
+def event_fields(event: Event) -> list[bytes | str | int]:
+    """The fields of a stream's entry."""
+    fields: list[bytes | str | int] = ["type", str(event.type), "at", event.at]
+    for name, value in (("sid", event.sid), ("user_id", event.user_id), ("reason", event.reason), ("ip", event.ip)):
+        if value is not None:
+            fields += (name, value)
+    if event.details:
+        fields += ("details", _encode(event.details))
+    return fields
+
+
+def to_event(flat: Sequence[bytes]) -> Event:
+    """The event in an entry of the stream."""
+    pairs = iter(flat)
+    found = {field.decode(): value for field, value in zip(pairs, pairs, strict=True)}
+    texts = {name: found[name].decode() for name in ("sid", "user_id", "reason", "ip") if name in found}
+    return Event(
+        type=EventType(found["type"].decode()),
+        at=int(found["at"]),
+        details=_decode_details(found["details"]) if "details" in found else {},
+        **texts,
+    )
+
+
+def sids_of(members: Sequence[bytes]) -> list[Sid]:
+    """Members of a list, as sids."""
+    return [Sid(member.decode()) for member in members]
