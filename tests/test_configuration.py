@@ -43,7 +43,7 @@ def refused(make: Callable[[], object], *said: str) -> None:
         ("", ["no scheme"]),
         ("://nothing", ["no scheme"]),
         ("oracle://user:hunter2@host/db", ["oracle://...", "memory://", "sqlite://"]),
-        ("sqlite+aiosqlite:///file.db", ["sqlite+aiosqlite://...", "sqlite://"]),
+        ("oracle+oracledb://host/db", ["oracle+oracledb://...", "sqlite://"]),
         ("sqlite://file.db", ["names the host 'file.db'", "sqlite:///file.db"]),
         ("sqlite:///file.db?journal=wal", ["does not know the option 'journal'", "synchronous"]),
         ("sqlite:///file.db?synchronous=maybe", ["synchronous", "maybe"]),

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DAY, NOW, clients, data, encoded, keys, record, spelled, updates, values
 
 from sessiondb.core import codec, token
 from sessiondb.core.change import (
@@ -31,6 +30,7 @@ from sessiondb.core.change import (
 from sessiondb.core.errors import SessionDataError
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import NO_SALT, EndReason, Record
+from strategies import DAY, NOW, clients, data, encoded, keys, record, spelled, updates, values
 
 SID = record().sid
 

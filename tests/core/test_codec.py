@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ODD_KEYS, ODD_VALUES, data, encoded, spelled, values
 
 from sessiondb.core import codec
 from sessiondb.core.errors import SessionDataError
+from strategies import ODD_KEYS, ODD_VALUES, data, encoded, spelled, values
 
 
 class Colour(enum.Enum):

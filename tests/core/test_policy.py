@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DAY, NOW, record
 
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.policy import SECOND, Caps, Lifetimes, Policy, deadline, touch_interval
 from sessiondb.core.record import EndReason
+from strategies import DAY, NOW, record
 
 micros = st.integers(1, 10**15)
 

@@ -9,10 +9,10 @@ import uuid
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import NOW, record
 
 from sessiondb.core import token
 from sessiondb.core.token import TOKEN_LENGTH, Token, digest, is_sid, matches, mint, parse
+from strategies import NOW, record
 
 ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
 

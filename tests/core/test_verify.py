@@ -6,7 +6,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import NOW
 
 from sessiondb.core import token
 from sessiondb.core.change import Applied, Confirm, Rotate, Update, apply, new_change_id
@@ -14,6 +13,7 @@ from sessiondb.core.policy import SECOND
 from sessiondb.core.record import NO_SALT, Record
 from sessiondb.core.token import Token, digest, mint
 from sessiondb.core.verify import Verdict, verify
+from strategies import NOW
 
 GRACE = 30 * SECOND
 CREATED = NOW

@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from databases import database
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.memory import MemoryStore
 from sessiondb.stores.recovering import RecoveringStore
 from sessiondb.stores.sqlite import SQLiteStore
-from sessiondb.testing import Delay, FaultyStore, ManualClock, OpenHandle, conformance_suite
+from sessiondb.testing import Database, Delay, FaultyStore, ManualClock, OpenHandle, conformance_suite
 
 EVERY_CALL = frozenset({"load", "apply", "admit", "find", "end_where", "sweep", "append", "events"})
 
@@ -29,25 +30,31 @@ async def memory_in_any_order(clock: ManualClock) -> AsyncIterator[OpenHandle]:
 
 
 @asynccontextmanager
-async def memory_wrapped(clock: ManualClock) -> AsyncIterator[OpenHandle]:
-    async with memory(clock) as handle:
-        yield lambda: CoalescingStore(RecoveringStore(handle()))
-
-
-@asynccontextmanager
 async def sqlite(clock: ManualClock) -> AsyncIterator[OpenHandle]:
     with tempfile.TemporaryDirectory() as folder:
         yield lambda: SQLiteStore(f"{folder}/sessions.db", clock=clock)
 
 
-@asynccontextmanager
-async def sqlite_wrapped(clock: ManualClock) -> AsyncIterator[OpenHandle]:
-    async with sqlite(clock) as handle:
-        yield lambda: CoalescingStore(RecoveringStore(handle()))
+def wrapped(inner: Database) -> Database:
+    """As a ``SessionDB`` wraps a store."""
+
+    @asynccontextmanager
+    async def make(clock: ManualClock) -> AsyncIterator[OpenHandle]:
+        async with inner(clock) as handle:
+            yield lambda: CoalescingStore(RecoveringStore(handle()))
+
+    return make
 
 
 test_memory = conformance_suite(memory)
 test_memory_in_any_order = conformance_suite(memory_in_any_order)
-test_memory_wrapped = conformance_suite(memory_wrapped)
+test_memory_wrapped = conformance_suite(wrapped(memory))
 test_sqlite = conformance_suite(sqlite)
-test_sqlite_wrapped = conformance_suite(sqlite_wrapped)
+test_sqlite_wrapped = conformance_suite(wrapped(sqlite))
+test_postgresql = conformance_suite(database("postgresql"))
+test_postgresql_wrapped = conformance_suite(wrapped(database("postgresql")))
+test_mysql = conformance_suite(database("mysql"))
+test_mysql_wrapped = conformance_suite(wrapped(database("mysql")))
+test_redis = conformance_suite(database("redis"))
+test_redis_wrapped = conformance_suite(wrapped(database("redis")))
+test_redis_cluster = conformance_suite(database("redis_cluster"))

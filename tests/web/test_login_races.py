@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 from racing import arrived, cart, events, gate, logged_in, open_gate, user
-from serving import Browser, Server, serving, sqlite_url
+from serving import Browser, Server, serving
 
 from sessiondb.core import token as tokens
 
@@ -17,8 +17,8 @@ async def live(client: httpx.AsyncClient, server: Server, who: str) -> list[str]
     return found
 
 
-async def test_the_limit_holds_under_concurrent_logins(tmp_path: Path, client: httpx.AsyncClient) -> None:
-    settings = {"url": sqlite_url(tmp_path), "policy": {"per_user": 3}, "db": {"timeout": 30}}
+async def test_the_limit_holds_under_concurrent_logins(tmp_path: Path, url: str, client: httpx.AsyncClient) -> None:
+    settings = {"url": url, "policy": {"per_user": 3}, "db": {"timeout": 30}}
     with serving("shop", tmp_path, count=2, **settings) as servers:
         browsers = [Browser(client, servers[n % 2].url) for n in range(40)]
         answers = await asyncio.gather(*(browser.post("/login/ann") for browser in browsers))
@@ -31,8 +31,8 @@ async def test_the_limit_holds_under_concurrent_logins(tmp_path: Path, client: h
         assert {one["reason"] for one in seen if one["user"] is None} <= {"limit", None}
 
 
-async def test_a_limit_that_refuses_holds_too(tmp_path: Path, client: httpx.AsyncClient) -> None:
-    settings = {"url": sqlite_url(tmp_path), "policy": {"per_user": 3, "on_limit": "refuse"}, "db": {"timeout": 30}}
+async def test_a_limit_that_refuses_holds_too(tmp_path: Path, url: str, client: httpx.AsyncClient) -> None:
+    settings = {"url": url, "policy": {"per_user": 3, "on_limit": "refuse"}, "db": {"timeout": 30}}
     with serving("shop", tmp_path, count=2, **settings) as servers:
         browsers = [Browser(client, servers[n % 2].url) for n in range(40)]
         answers = await asyncio.gather(*(browser.post("/login/ann") for browser in browsers))

@@ -1,4 +1,4 @@
-"""Two server processes on one file, and many requests of one session at the same time: nothing is lost or undone."""
+"""Two server processes on one database, many requests of one session at the same time: nothing is lost or undone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from racing import arrived, cart, events, gate, logged_in, open_gate, user
-from serving import LAST, Answer, Browser, Server, eventually, serving, sqlite_url
+from serving import LAST, Answer, Browser, Server, eventually, serving
 
 
 async def test_writes_of_different_keys_all_land(pair: list[Server], client: httpx.AsyncClient) -> None:
@@ -47,9 +47,9 @@ async def test_modify_counts_right(pair: list[Server], client: httpx.AsyncClient
 
 @pytest.mark.parametrize("fault", ["lost_replies", "refused"])
 async def test_modify_counts_right_when_the_database_fails_now_and_then(
-    tmp_path: Path, client: httpx.AsyncClient, fault: str
+    tmp_path: Path, url: str, client: httpx.AsyncClient, fault: str
 ) -> None:
-    settings: dict[str, Any] = {"url": sqlite_url(tmp_path), "db": {"timeout": 30}, fault: 0.1}
+    settings: dict[str, Any] = {"url": url, "db": {"timeout": 30}, fault: 0.1}
     with serving("shop", tmp_path, count=2, **settings) as servers:
         browser = Browser(client, servers[0].url)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -51,7 +52,8 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     purge_at: int
 
 
-class Ended(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Ended:
     """A session that this call has ended. Each end is reported once, by the call that wrote it."""
 
     sid: Sid
@@ -106,7 +108,8 @@ class Cutoffs(msgspec.Struct, frozen=True, kw_only=True):
     turn: int = 0
 
 
-class Swept(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Swept:
     """What one sweep did. ``more``: it stopped at its limit, and there is more to do."""
 
     ended: Sequence[Ended] = ()
@@ -126,14 +129,16 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 100
 
 
-class EventPage(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class EventPage:
     """Events, newest first."""
 
     events: Sequence[Event]
     next: int | None = None
 
 
-class Stats(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Stats:
     """Counts; ``live`` may include sessions past their deadline that the sweeper has not ended yet."""
 
     live: int
@@ -226,17 +231,29 @@ class StoreKind(msgspec.Struct, frozen=True):
 _KINDS: dict[str, StoreKind] = {
     "memory": StoreKind("sessiondb.stores.memory", "memory_from_url"),
     "sqlite": StoreKind("sessiondb.stores.sqlite", "sqlite_from_url"),
+    "postgresql": StoreKind("sessiondb.stores.postgresql", "postgresql_from_url", "asyncpg", "postgresql"),
+    "mysql": StoreKind("sessiondb.stores.mysql", "mysql_from_url", "asyncmy", "mysql"),
+    "mariadb": StoreKind("sessiondb.stores.mysql", "mysql_from_url", "asyncmy", "mysql"),
+    "redis": StoreKind("sessiondb.stores.redis", "redis_from_url", "hiredis", "redis"),
+    "rediss": StoreKind("sessiondb.stores.redis", "redis_from_url", "hiredis", "redis"),
 }
+
+_ALIASES = {"postgres": "postgresql", "valkey": "redis", "valkeys": "rediss"}
 
 
 def open_store(url: str) -> Store:
     """The store that ``url`` names, not yet connected.
 
-    ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute.db``. Raises ``ConfigurationError`` for an
+    ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute.db`` ·
+    ``postgresql://user:password@host:5432/database`` · ``mysql://`` or ``mariadb://user:password@host:3306/database`` ·
+    ``redis://host:6379/0``, ``rediss://``,
+    ``redis+cluster://host1,host2``, ``redis+sentinel://host1,host2/primary-name``. Raises ``ConfigurationError`` for an
     unknown scheme, a missing extra or an option that the store does not know.
     """
     scheme = urlsplit(url).scheme if "://" in url else ""
-    kind = _KINDS.get(scheme)
+    # SQLAlchemy names its driver in the scheme: postgresql+asyncpg.
+    base = scheme.partition("+")[0]
+    kind = _KINDS.get(scheme) or _KINDS.get(_ALIASES.get(base, base))
     if kind is None:
         known = ", ".join(f"{name}://" for name in _KINDS)
         shown = f"{scheme}://..." if scheme else "no scheme (the part before '://')"
