@@ -63,6 +63,35 @@ async def test_what_the_login_request_itself_writes_comes_along(when: str) -> No
         assert await browser.read() == {"mine": 1}
 
 
+async def test_what_the_login_request_saved_and_took_back_does_not_come_along() -> None:
+    async with open_shop() as shop:
+        browser = await shop.with_cart(cart=["tea"])
+
+        async def login(session: Session) -> None:
+            session["draft"] = 1
+            await session.save()
+            del session["draft"]
+            session.login("ann")
+
+        await browser.do(login)
+        assert await browser.read() == {"cart": ["tea"]}
+
+
+async def test_what_others_took_out_after_the_login_request_saved_it_does_not_come_along() -> None:
+    async with open_shop() as shop:
+        browser = await shop.with_cart(cart=["tea"])
+        other = browser.twin()
+
+        async def login(session: Session) -> None:
+            session["draft"] = 1
+            await session.save()
+            await other.do(lambda theirs: theirs.pop("draft"))
+            session.login("ann")
+
+        await browser.do(login)
+        assert await browser.read() == {"cart": ["tea"]}
+
+
 @pytest.mark.parametrize("wait", [False, True], ids=["unawaited", "awaited"])
 async def test_another_users_data_never_comes_along(wait: bool) -> None:
     async with open_shop() as shop:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Coroutine, Generator, Iterable
 from typing import Any, SupportsIndex, TypeVar, overload
 from uuid import UUID
 
+import msgspec
+
 from sessiondb import commit, modify
 from sessiondb.core import codec, token
 from sessiondb.core.errors import HeadersSent, SessionEnded
@@ -157,7 +159,8 @@ class Session(dict[str, Any]):
                 dict.__delitem__(self, key)
             state.reread_views()
         if record is not None:
-            state.replaces = record
+            # With what this request believes stored: what it saved itself is not news from others.
+            state.replaces = msgspec.structs.replace(record, data=state.base)
             state.forget()
         state.staged = StagedLogin(user, token.mint(state.runtime.now()), remember, auth, kept)
         state.written = True

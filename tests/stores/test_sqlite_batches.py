@@ -190,6 +190,19 @@ async def test_a_guarded_change_made_of_what_has_moved_is_a_conflict(pair: Pair,
 
 
 @pytest.mark.parametrize("with_event", [False, True])
+async def test_a_touch_that_knows_its_record_moves_no_revision(pair: Pair, with_event: bool) -> None:
+    await pair.do([pair.build.create(one) for one in pair.records], False)
+    touch = Touch(pair.build.now, None)
+    changes = [
+        msgspec.structs.replace(pair.build.touch(pair.records[0], pair.build.now), seen=pair.records[0]),
+        msgspec.structs.replace(pair.build.update(pair.records[1], {}, touch=touch), seen=pair.records[1]),
+        msgspec.structs.replace(pair.build.update(pair.records[2], {}), seen=pair.records[2]),
+    ]
+    await pair.do(changes, with_event)
+    assert [one.rev for one in await pair.look() if one is not None] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("with_event", [False, True])
 async def test_a_change_that_is_sent_again_lands_once(pair: Pair, with_event: bool) -> None:
     await pair.do([pair.build.create(one) for one in pair.records], False)
     change = pair.build.update(pair.records[0], {"n": 1}, seen=True)

@@ -230,7 +230,7 @@ def _deltas(changes: Sequence[Change]) -> list[tuple[Update, Record]]:
         if isinstance(change, Update)
         and change.seen is not None
         and change.if_rev in (None, change.seen.rev)
-        and not (change.rotate or change.confirm or change.sign_in)
+        and not (change.only_touches or change.rotate or change.confirm or change.sign_in)
     ]
 
 
