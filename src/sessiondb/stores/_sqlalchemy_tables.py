@@ -1,0 +1,187 @@
+"""The tables once more, for SQLAlchemy. What a store runs is its own DDL; a test keeps the two the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects import mysql, postgresql
+
+from sessiondb.core.errors import ConfigurationError
+
+_Sized = Callable[[int], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Types:
+    """The types and defaults of one dialect; those that take a size ignore it where the database has none."""
+
+    number: Any
+    sid: Any
+    data: Any
+    json: Any
+    text: _Sized
+    exact: _Sized  # compared byte by byte
+    blob: _Sized
+    digest: Any
+    empty_data: str | None = None
+    empty_json: str | None = None
+    normal: str | None = None
+    key: str = "key"
+
+
+_BINARY = mysql.VARBINARY
+_TYPES = {
+    "postgresql": _Types(
+        number=BigInteger(),
+        sid=Uuid(as_uuid=False),
+        data=postgresql.JSONB(),
+        json=postgresql.JSON(),
+        text=lambda _: Text(),
+        exact=lambda _: Text(collation="C"),
+        blob=lambda _: LargeBinary(),
+        digest=LargeBinary(),
+        empty_data="'{}'::jsonb",
+        empty_json="'{}'::json",
+        normal="'normal'::text",
+    ),
+    "mysql": _Types(
+        number=BigInteger(),
+        sid=mysql.BINARY(16),
+        data=mysql.JSON(),
+        json=Text(),
+        text=String,
+        exact=_BINARY,
+        blob=_BINARY,
+        digest=mysql.BINARY(32),
+        key="name",
+    ),
+    "sqlite": _Types(
+        number=Integer(),
+        sid=Text(),
+        data=Text(),
+        json=Text(),
+        text=lambda _: Text(),
+        exact=lambda _: Text(),
+        blob=lambda _: LargeBinary(),
+        digest=LargeBinary(),
+        empty_data="'{}'",
+        empty_json="'{}'",
+        normal="'normal'",
+    ),
+}
+_TYPES["mariadb"] = _TYPES["mysql"]
+_OPTIONS: dict[str, Any] = {
+    f"{dialect}_{name}": value
+    for dialect in ("mysql", "mariadb")
+    for name, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+
+
+def make(dialect: str, prefix: str) -> MetaData:
+    """See ``schema.metadata``."""
+    types = _TYPES.get(dialect)
+    if types is None:
+        known = ", ".join(repr(name) for name in _TYPES)
+        raise ConfigurationError(f"There are no tables for the dialect {dialect!r}; use one of {known}.")
+    metadata = MetaData()
+    _sessions(metadata, prefix, types)
+    Table(
+        f"{prefix}users",
+        metadata,
+        Column("user_id", types.exact(255), primary_key=True),
+        _needed("not_before", types.number),
+        **_OPTIONS,
+    )
+    _events(metadata, prefix, types)
+    Table(
+        f"{prefix}meta",
+        metadata,
+        Column(types.key, types.text(64), primary_key=True),
+        _needed("value", types.text(255)),
+        **_OPTIONS,
+    )
+    return metadata
+
+
+def _sessions(metadata: MetaData, prefix: str, types: _Types) -> None:
+    name = f"{prefix}sessions"
+    Table(
+        name,
+        metadata,
+        Column("sid", types.sid, primary_key=True),
+        Column("user_id", types.exact(255)),
+        _needed("data", types.data, types.empty_data),
+        _needed("created_at", types.number),
+        _needed("last_seen_at", types.number),
+        Column("authenticated_at", types.number),
+        Column("ended_at", types.number),
+        Column("end_reason", types.text(32)),
+        _needed("idle", types.number),
+        _needed("absolute", types.number),
+        _needed("lifetime", types.text(16), types.normal),
+        _needed("check_at", types.number),
+        _needed("client_first", types.json, types.empty_json),
+        _needed("client_last", types.json, types.empty_json),
+        _needed("auth", types.json, types.empty_json),
+        _needed("risk", types.json, types.empty_json),
+        _needed("rev", types.number),
+        _needed("last_changes", types.blob(64)),
+        _needed("series_hash", types.digest),
+        _needed("secret_hash", types.digest),
+        Column("previous_hash", types.digest),
+        Column("salt", types.blob(64)),
+        Column("rotated_at", types.number),
+        Column("confirmed_at", types.number),
+        _index(f"{name}_user", "user_id", "sid"),
+        Index(f"{name}_check", "check_at"),
+        postgresql_with={"fillfactor": 80},
+        **_OPTIONS,
+    )
+
+
+def _events(metadata: MetaData, prefix: str, types: _Types) -> None:
+    name = f"{prefix}events"
+    # Only PostgreSQL has an IDENTITY; the others number by themselves.
+    numbering = (Identity(always=True),) if types is _TYPES["postgresql"] else ()
+    Table(
+        name,
+        metadata,
+        # SQLite's INTEGER PRIMARY KEY is never null, and says that it may be.
+        Column("id", types.number, *numbering, primary_key=True, nullable=types is _TYPES["sqlite"]),
+        _needed("at", types.number),
+        _needed("type", types.text(64)),
+        Column("sid", types.exact(64)),
+        Column("user_id", types.exact(255)),
+        Column("reason", types.text(255)),
+        Column("ip", types.text(64)),
+        _needed("details", types.json, types.empty_json),
+        _index(f"{name}_user", "user_id", "id"),
+        _index(f"{name}_sid", "sid", "id"),
+        **_OPTIONS,
+    )
+
+
+def _needed(name: str, type_: Any, default: str | None = None) -> Column[Any]:
+    return Column(name, type_, nullable=False, server_default=None if default is None else text(default))
+
+
+def _index(name: str, column: str, then: str) -> Index:
+    """Without the rows that have no value, where the database can leave them out."""
+    where = text(f"{column} IS NOT NULL")
+    return Index(name, column, then, postgresql_where=where, sqlite_where=where)
