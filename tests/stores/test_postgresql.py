@@ -15,10 +15,11 @@ from provision.postgresql import PostgreSQL
 from databases import new_prefix, start, url_of, with_option
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
 from sessiondb.core import codec
-from sessiondb.core.change import Applied
+from sessiondb.core.change import Applied, Gone
 from sessiondb.core.errors import StoreError
 from sessiondb.stores._numbers import positional
 from sessiondb.stores._postgresql_schema import schema_sql
+from sessiondb.stores.base import EventQuery
 from sessiondb.stores.postgresql import PostgreSQLStore
 from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit
@@ -162,6 +163,50 @@ async def test_a_deadlock_with_another_program_is_tried_again(url: str, sql: Any
     await transaction.rollback()
     assert [isinstance(result, Applied) for result in await batch] == [True, True]
     await store.close()
+
+
+async def test_what_landed_is_told_although_the_reason_of_another_cannot_be_read(
+    url: str, sql: Any, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost between the statement that writes and the one that asks why one change did not land."""
+    store = PostgreSQLStore(url)
+    await store.open()
+    kit.now = await store.clock()
+    living, unknown = kit.record("ann"), kit.record("ann")
+    await kit.put_in(store, living)
+    load = store._load
+
+    async def load_after_a_loss(sids: Any) -> Any:
+        async with store._connection() as connection:
+            pid = connection.get_server_pid()
+        await sql.execute("SELECT pg_terminate_backend($1)", pid)
+        while await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid):
+            await asyncio.sleep(0.01)
+        return await load(sids)
+
+    monkeypatch.setattr(store, "_load", load_after_a_loss)
+    applied, lost = await store.apply([kit.update(living, {"n": 1}), kit.update(unknown, {"n": 1})])
+    monkeypatch.undo()
+    assert isinstance(applied, Applied)
+    assert isinstance(lost, StoreUnavailable)
+    assert lost.outcome == "not_applied"
+    assert await kit.data_of(store, living.sid) == {"n": 1}
+    await store.close()
+
+
+async def test_events_of_a_batch_with_a_row_that_fails_are_written_once(url: str, sql: Any, kit: Kit) -> None:
+    store = await kit.store()
+    ended, held, living = (kit.record("ann") for _ in range(3))
+    await kit.put_in(store, ended, held, living)
+    assert isinstance(await kit.apply(store, kit.end(ended)), Applied)
+    async with sql.transaction():
+        await sql.execute(f"SELECT FROM {prefix_of(url)}sessions WHERE sid = $1 FOR UPDATE", held.sid)
+        changes = [kit.update(record, {"n": 1}) for record in (ended, held, living)]
+        gone, refused, applied = await store.apply(changes, [kit.event()])
+    assert isinstance(gone, Gone)
+    assert isinstance(refused, StoreError)
+    assert isinstance(applied, Applied)
+    assert len((await store.events(EventQuery())).events) == 1
 
 
 async def test_a_replica_given_as_primary_is_told(url: str) -> None:

@@ -157,6 +157,9 @@ class PostgreSQLStore:
         """See ``Store.apply``; changes and events are one statement, unless one of them cannot be written."""
         if len({change.sid for change in changes}) != len(changes):
             raise ValueError("the sids of the changes in one call must be unique")
+        return await self._apply(changes, events, TRIES)
+
+    async def _apply(self, changes: Sequence[Change], events: Sequence[Event], tries: int) -> list[ChangeResult]:
         if not changes and not events:
             return []
         try:
@@ -166,10 +169,10 @@ class PostgreSQLStore:
                 raise refused.error from None
             if len(changes) == 1:
                 return [refused.error]
-            return await self._one_by_one(changes, events)
+            return await self._one_by_one(changes, events, tries)
         if len(landed) == len(changes):
             return [Applied(landed[change.sid]) for change in changes]
-        return await self._with_reasons(changes, landed)
+        return await self._with_reasons(changes, landed, tries)
 
     async def _write(self, changes: Sequence[Change], events: Sequence[Event]) -> dict[Sid, int]:
         """By sid, the revisions of those that landed. Raises ``_Refused`` where one of them may be at fault."""
@@ -195,41 +198,46 @@ class PostgreSQLStore:
             await asyncio.sleep(0.005 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
         raise AssertionError("unreachable")
 
-    async def _one_by_one(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
-        """Each change by itself; the events go with the first that lands."""
+    async def _one_by_one(self, changes: Sequence[Change], events: Sequence[Event], tries: int) -> list[ChangeResult]:
+        """Each change by itself; the events go with the first that the database takes."""
         results: list[ChangeResult] = []
         for change in changes:
             try:
-                result = (await self.apply([change], events))[0]
+                result = (await self._apply([change], events, tries))[0]
             except StoreError as error:
                 result = error
-            if isinstance(result, Applied):
+            if not isinstance(result, (StoreError, SessionDataError)):
                 events = ()
             results.append(result)
         return results
 
-    async def _with_reasons(self, changes: Sequence[Change], landed: dict[Sid, int]) -> list[ChangeResult]:
-        """The results; what has not landed is judged by what the rows show now."""
-        for _ in range(TRIES):
-            rest = [change for change in changes if change.sid not in landed]
+    async def _with_reasons(self, changes: Sequence[Change], landed: dict[Sid, int], tries: int) -> list[ChangeResult]:
+        """The results; what has not landed is judged by what the rows show now.
+
+        Never raises: whatever happens to the others, those in ``landed`` have been written.
+        """
+        results: dict[Sid, ChangeResult] = {sid: Applied(rev) for sid, rev in landed.items()}
+        rest = [change for change in changes if change.sid not in landed]
+        try:
             records = await self._load([change.sid for change in rest])
-            refused: dict[Sid, ChangeResult] = {}
             again: list[Change] = []
             for change in rest:
                 written, outcome = apply(records.get(change.sid), change, NO_TIME)
                 if written is None:
-                    refused[change.sid] = outcome
+                    results[change.sid] = outcome
                 else:
                     again.append(change)  # its row changed between the two statements: nothing stands against it now
-            if not again:
-                return [
-                    Applied(landed[change.sid]) if change.sid in landed else refused[change.sid] for change in changes
-                ]
-            landed |= await self._write(again, ())
-        raise StoreError(
-            f"PostgreSQL at {self._settings.where}: a session kept changing while it was written; try again.",
-            outcome="conflict",
-        )
+            if again and tries == 1:
+                raise StoreError(
+                    f"PostgreSQL at {self._settings.where}: a session kept changing while it was written; try again.",
+                    outcome="conflict",
+                )
+            for change, result in zip(again, await self._apply(again, (), tries - 1), strict=True):
+                results[change.sid] = result
+        except StoreError as error:
+            for change in rest:
+                results.setdefault(change.sid, error)
+        return [results[change.sid] for change in changes]
 
     # -- by user ------------------------------------------------------------------------------------------
 
