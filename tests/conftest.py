@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from databases import stop_all
+from summary import tables
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,11 @@ def anyio_backend() -> str:
 def pytest_sessionfinish() -> None:
     """The database servers end with the tests."""
     stop_all()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests have counted."""
+    for title, lines in tables():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.line(line)
