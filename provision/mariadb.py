@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from provision.debian import find_or_install
 from provision.process import NotHere, ServerProcess, free_port, listens, make_folder, other_user
 
 PASSWORD = "throw-away"  # of a server that lives for one test run, on this machine alone
@@ -14,25 +15,14 @@ HOW_TO_GET = (
     "MariaDB is missing: apt-get install mariadb-server, or name a server in SESSIONDB_TEST_MYSQL_URL "
     "(mysql://user:password@host/database)."
 )
-_PLACES = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
 
 
 def server_program() -> str:
     """The path of ``mariadbd`` or ``mysqld``, installed first where that is possible. Raises ``NotHere``."""
-    program = _find()
-    if program is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["apt-get", "-q", "update"], ["apt-get", "-qy", "install", "mariadb-server"]):
-            subprocess.run(command, env=quiet, stdout=subprocess.DEVNULL, check=False)
-        program = _find()
+    program = find_or_install("mariadbd", "mariadb-server")
     if program is None:
         raise NotHere(HOW_TO_GET)
     return program
-
-
-def _find() -> str | None:
-    path = os.pathsep.join((os.environ.get("PATH", ""), *_PLACES))
-    return shutil.which("mariadbd", path=path)
 
 
 class MariaDB:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import pytest
 from provision.mariadb import MariaDB
+from provision.pgbouncer import PgBouncer
 from provision.postgresql import PostgreSQL
 from provision.process import NotHere, ServerProcess
 from provision.valkey import Valkey, ValkeyCluster
@@ -43,6 +44,7 @@ class Breakable(Started, Protocol):
 _STARTS: dict[str, Callable[[], Started]] = {
     # Nothing here outlives a power cut, so nothing has to reach the disk; a killed server loses nothing by it.
     "postgresql": lambda: PostgreSQL({"fsync": "off", "max_connections": "200"}),
+    "pgbouncer": lambda: PgBouncer(url_of("postgresql")),
     "mysql": lambda: MariaDB("--innodb-flush-log-at-trx-commit=2", "--max-connections=300"),
     "redis": Valkey,
     "redis_cluster": ValkeyCluster,
@@ -150,20 +152,21 @@ async def _drop_redis(url: str, prefix: str) -> None:
 
 _DROPS: dict[str, Callable[[str, str], Awaitable[None]]] = {
     "postgresql": _drop_postgresql,
+    "pgbouncer": _drop_postgresql,
     "mysql": _drop_mysql,
     "redis": _drop_redis,
     "redis_cluster": _drop_redis,
 }
 
 
-def database(kind: str) -> Database:
-    """Empty databases for the kit, on the shared server."""
+def database(kind: str, *options: str) -> Database:
+    """Empty databases for the kit, on the shared server; ``options`` are the store's: ``"prefix=a"``."""
 
     @asynccontextmanager
     async def make(clock: ManualClock) -> AsyncIterator[OpenHandle]:
         url, prefix = url_of(kind), new_prefix()
         try:
-            yield lambda: open_store(with_option(url, f"prefix={prefix}"))
+            yield lambda: open_store(with_option(url, "&".join((f"prefix={prefix}", *options))))
         finally:
             await drop(kind, prefix)
 
