@@ -6,7 +6,7 @@ from typing import Literal, NoReturn
 
 from starlette.exceptions import HTTPException
 
-WriteOutcome = Literal["not_applied", "unknown", "conflict"]
+WriteOutcome = Literal["not_applied", "unknown", "unconfirmed", "conflict"]
 
 
 class SessionDBError(Exception):
@@ -21,8 +21,9 @@ class StoreError(SessionDBError):
     """The database did not do what was asked.
 
     ``outcome`` tells a writer where it stands: ``"not_applied"`` (nothing changed, safe to repeat),
-    ``"unknown"`` (the reply was lost: it may have been applied) or ``"conflict"`` (somebody else kept
-    changing the session first).
+    ``"unknown"`` (the reply was lost: it may have been applied), ``"unconfirmed"`` (it was sent, but the replicas that
+    were asked for have not confirmed it: a failover may undo it; repeat the call until it succeeds) or
+    ``"conflict"`` (somebody else kept changing the session first).
     """
 
     def __init__(self, message: str, *, outcome: WriteOutcome = "not_applied") -> None:

@@ -22,6 +22,10 @@ class ConnectionLost(Exception):
     """The server closed the connection, or an answer made no sense."""
 
 
+class NotConnected(ConnectionLost):
+    """There is no connection, so nothing was sent. The cause says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """How to connect, but for the address."""
@@ -88,19 +92,26 @@ class Connection:
 
 
 async def connect(host: str, port: int, access: Access) -> Connection:
-    """A connection that has said who it is. Raises ``OSError``, ``ConnectionLost`` and ``hiredis.ReplyError``."""
-    async with asyncio.timeout(access.timeout):
-        stream, writer = await asyncio.open_connection(
-            host, port, ssl=access.tls, server_hostname=host if access.tls else None, limit=_READ
-        )
-        connection = Connection(stream, writer)
-        try:
-            for reply in await connection.run(_greeting(access)):
-                if isinstance(reply, hiredis.ReplyError):
-                    raise reply
-        except BaseException:
-            connection.terminate()
-            raise
+    """A connection that has said who it is. Raises ``NotConnected``."""
+    try:
+        async with asyncio.timeout(access.timeout):
+            return await _connect(host, port, access)
+    except (OSError, ConnectionLost, hiredis.ReplyError) as error:
+        raise NotConnected(f"{host}:{port}: {error}") from error
+
+
+async def _connect(host: str, port: int, access: Access) -> Connection:
+    stream, writer = await asyncio.open_connection(
+        host, port, ssl=access.tls, server_hostname=host if access.tls else None, limit=_READ
+    )
+    connection = Connection(stream, writer)
+    try:
+        for reply in await connection.run(_greeting(access)):
+            if isinstance(reply, hiredis.ReplyError):
+                raise reply
+    except BaseException:
+        connection.terminate()
+        raise
     return connection
 
 

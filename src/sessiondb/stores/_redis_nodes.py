@@ -1,26 +1,65 @@
-"""The servers behind one URL: a single one, the primary that Sentinels name, or the nodes of a cluster.
+"""The server behind one URL: a single one, or the primary that Sentinels name. For clusters see ``_redis_cluster``.
 
-All take commands with the key that each is about, send what belongs to one server as one burst, and give the replies
+Both take commands with the key that each is about, send what belongs to one server as one burst, and give the replies
 in order.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import hiredis
 
 from sessiondb.stores._pool import Pool
-from sessiondb.stores._redis_connection import Access, Command, Connection, ConnectionLost, connect
+from sessiondb.stores._redis_connection import Access, Command, Connection, ConnectionLost, NotConnected, connect
 from sessiondb.stores._redis_scripts import ALL, Script
-from sessiondb.stores._redis_slots import slot_of
 
 Address = tuple[str, int]
 Keyed = tuple[bytes, Command]
-_REDIRECTS = 5
+_LOADS = 3
+
+
+class NoPrimary(Exception):
+    """No Sentinel says who the primary is."""
+
+
+class TooFewReplicas(Exception):
+    """A command was done, with ``reply``, but fewer replicas than ``wanted`` have it."""
+
+    def __init__(self, reply: Any, had: int, wanted: int) -> None:
+        super().__init__(f"{had} of {wanted} replicas")
+        self.reply = reply
+        self.had = had
+        self.wanted = wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """For how many replicas to wait after a burst of commands, and for how long."""
+
+    replicas: int
+    milliseconds: int
+
+    @property
+    def command(self) -> Command:
+        """Counts the replicas that have everything which this connection has been answered."""
+        return "WAIT", self.replicas, self.milliseconds
+
+    def judged(self, replies: Sequence[Any], count: Any) -> list[Any]:
+        """``replies``, those of commands that were done as ``TooFewReplicas`` where ``count`` is too low."""
+        # An error: whoever may not ask has no answer.
+        had = count if isinstance(count, int) else 0
+        if had >= self.replicas:
+            return list(replies)
+        return [one if isinstance(one, Exception) else TooFewReplicas(one, had, self.replicas) for one in replies]
+
+
+def plain(reply: Any) -> Any:
+    """``reply``, whoever has confirmed it."""
+    return reply.reply if isinstance(reply, TooFewReplicas) else reply
 
 
 def call(script: Script, keys: Sequence[bytes], *arguments: bytes | str | int) -> Keyed:
@@ -41,14 +80,18 @@ class SingleServer:
     async def _connect(self) -> Connection:
         return await connect(*await self._find(), self._access)
 
-    async def run(self, commands: Sequence[Keyed]) -> list[Any]:
-        """The replies, in order; those that are errors as ``hiredis.ReplyError``."""
-        return await run_on(self._pool, [command for _, command in commands])
+    async def run(self, commands: Sequence[Keyed], wait: Wait | None = None) -> list[Any]:
+        """The replies, in order; those that are errors as ``hiredis.ReplyError`` or ``TooFewReplicas``."""
+        return await run_on(self._pool, [command for _, command in commands], wait)
 
     async def scan(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
         """All keys like ``pattern``, in parts; a key may come twice."""
-        async for keys in _scan(self._pool, pattern):
+        async for keys in scan(self._pool, pattern):
             yield keys
+
+    async def on_each(self, commands: Sequence[Command]) -> dict[str, list[Any]]:
+        """The replies of every server to ``commands`` that are about no key, by address; there is one, without."""
+        return {"": await run_on(self._pool, commands)}
 
     def drop_idle(self) -> None:
         """After a failover: the old primary may still answer."""
@@ -59,178 +102,90 @@ class SingleServer:
         await self._pool.close()
 
 
-async def run_on(pool: Pool[Connection], commands: Sequence[Command]) -> list[Any]:
-    """Run ``commands`` on one server; scripts that it does not know are loaded, and only those calls sent again."""
+async def run_on(pool: Pool[Connection], commands: Sequence[Command], wait: Wait | None = None) -> list[Any]:
+    """Run ``commands`` on one server; scripts that it does not know are loaded, and only those calls sent again.
+
+    They were not run, so nothing is done twice; but they are done after what followed them. So no two commands of one
+    burst may depend on their order where the first is a script.
+    """
+    last: list[Command] = [] if wait is None else [wait.command]
     async with pool.connection() as connection:
-        replies = await connection.run(commands)
-        unknown = [at for at, reply in enumerate(replies) if _begins(reply, "NOSCRIPT")]
-        if unknown:
+        replies = await connection.run([*commands, *last])
+        for _ in range(_LOADS):
+            unknown = [at for at, reply in enumerate(replies) if begins(reply, "NOSCRIPT")]
+            if not unknown:
+                break
             loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in ALL.values()]
-            again = await connection.run([*loads, *(commands[at] for at in unknown)])
-            for at, reply in zip(unknown, again[len(loads) :], strict=True):
+            again = await connection.run([*loads, *(commands[at] for at in unknown), *last])
+            for at, reply in zip(unknown, again[len(loads) :], strict=False):
                 replies[at] = reply
-        return replies
+            if wait is not None:
+                replies[-1] = again[-1]
+    return replies if wait is None else wait.judged(replies[:-1], replies[-1])
 
 
-async def _scan(pool: Pool[Connection], pattern: bytes) -> AsyncIterator[list[bytes]]:
+async def scan(pool: Pool[Connection], pattern: bytes) -> AsyncIterator[list[bytes]]:
+    """All keys like ``pattern`` on one server. Raises ``hiredis.ReplyError`` too."""
     cursor: bytes = b"0"
     while True:
-        [(cursor, keys)] = await run_on(pool, [("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)])
+        [reply] = await run_on(pool, [("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)])
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        cursor, keys = reply
         if keys:
             yield keys
         if cursor == b"0":
             return
 
 
-class Cluster:
-    """The nodes of a cluster. Keys are sent to the node that has their slot; redirections are followed."""
-
-    is_cluster = True
-
-    def __init__(self, seeds: Sequence[Address], access: Access, size: int) -> None:
-        self._seeds = list(seeds)
-        self._access = access
-        self._size = size
-        self._pools: dict[Address, Pool[Connection]] = {}
-        self._slots: list[tuple[int, int, Address]] = []
-
-    async def run(self, commands: Sequence[Keyed]) -> list[Any]:
-        """The replies, in order; those that are errors as ``hiredis.ReplyError``."""
-        if not self._slots:
-            await self._look_at_slots()
-        replies: list[Any] = [None] * len(commands)
-        left = list(range(len(commands)))
-        asked: dict[int, Address] = {}
-        for attempt in range(_REDIRECTS):
-            await self._run_once(commands, left, asked, replies)
-            moved = [at for at in left if _begins(replies[at], "MOVED")]
-            asking = [at for at in left if _begins(replies[at], "ASK ")]
-            later = [at for at in left if _begins(replies[at], "TRYAGAIN")]
-            left = sorted(moved + asking + later)
-            if not left:
-                break
-            asked = {at: _address(replies[at]) for at in asking}
-            if moved:
-                await self._look_at_slots()
-            if later:
-                await asyncio.sleep(0.02 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
-        return replies
-
-    async def _run_once(
-        self, commands: Sequence[Keyed], left: list[int], asked: dict[int, Address], replies: list[Any]
-    ) -> None:
-        by_node: dict[Address, list[int]] = {}
-        for at in left:
-            by_node.setdefault(asked.get(at) or self._node_of(commands[at][0]), []).append(at)
-
-        async def one(address: Address, places: list[int]) -> None:
-            batch: list[Command] = []
-            for at in places:
-                if at in asked:
-                    batch.append(("ASKING",))
-                batch.append(commands[at][1])
-            found = await run_on(self._pool(address), batch)
-            answers = iter(found)
-            for at in places:
-                if at in asked:
-                    next(answers)
-                replies[at] = next(answers)
-
-        if len(by_node) == 1:
-            [(address, places)] = by_node.items()
-            try:
-                await one(address, places)
-            except (OSError, ConnectionLost):
-                self._slots = []
-                raise
-            return
-        outcomes = await asyncio.gather(*(one(*node) for node in by_node.items()), return_exceptions=True)
-        for places, outcome in zip(by_node.values(), outcomes, strict=True):
-            if isinstance(outcome, (OSError, ConnectionLost)):
-                # This node's changes fail; what the others have answered stands.
-                self._slots = []
-                for at in places:
-                    replies[at] = outcome
-            elif isinstance(outcome, BaseException):
-                raise outcome
-
-    async def scan(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
-        """All keys like ``pattern``, in parts; a key may come twice."""
-        await self._look_at_slots()
-        for address in {address for _, _, address in self._slots}:
-            async for keys in _scan(self._pool(address), pattern):
-                yield keys
-
-    def drop_idle(self) -> None:
-        """Look at the slots again before the next call."""
-        self._slots = []
-
-    async def close(self) -> None:
-        """Close all connections."""
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            await pool.close()
-
-    def _node_of(self, key: bytes) -> Address:
-        slot = slot_of(key)
-        for first, last, address in self._slots:
-            if first <= slot <= last:
-                return address
-        raise ConnectionLost("the cluster serves no node for a slot: check CLUSTER NODES")
-
-    def _pool(self, address: Address) -> Pool[Connection]:
-        pool = self._pools.get(address)
-        if pool is None:
-            pool = self._pools[address] = Pool(lambda: connect(*address, self._access), size=self._size)
-        return pool
-
-    async def _look_at_slots(self) -> None:
-        """Ask any node that answers who serves what."""
-        error: Exception = ConnectionLost("no node of the cluster answers")
-        for address in dict.fromkeys([*self._pools, *self._seeds]):
-            try:
-                [answer] = await run_on(self._pool(address), [("CLUSTER", "SLOTS")])
-            except (OSError, ConnectionLost, TimeoutError, hiredis.ReplyError) as caught:
-                error = caught
-                continue
-            if isinstance(answer, hiredis.ReplyError):
-                raise answer
-            self._slots = [(first, last, (node[0].decode() or address[0], node[1])) for first, last, node, *_ in answer]
-            return
-        raise error
-
-
 def sentinel(addresses: Sequence[Address], name: str, access: Access) -> Callable[[], Awaitable[Address]]:
-    """Who asks Sentinels for the address of the primary ``name``."""
-    own = Access(tls=access.tls, timeout=access.timeout)
+    """Who asks Sentinels, with ``access`` to each, for the address of the primary ``name``."""
+    turns = list(addresses)
 
     async def find() -> Address:
-        error: Exception = ConnectionLost("no Sentinel answers")
-        for host, port in addresses:
+        error: Exception | None = None
+        for host, port in list(turns):
+            # Whatever becomes of this one, even if it takes all our time: the next call begins with another.
+            turns.append(turns.pop(turns.index((host, port))))
             try:
-                connection = await connect(host, port, own)
-            except (OSError, ConnectionLost, TimeoutError) as caught:
-                error = caught
+                found = await _ask_sentinel(host, port, name, access)
+            except (ConnectionLost, OSError, hiredis.ReplyError) as caught:
+                error = caught.__cause__ if isinstance(caught.__cause__, hiredis.ReplyError) else caught
                 continue
-            try:
-                [found] = await connection.run([("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)])
-            except (OSError, ConnectionLost) as caught:
-                error = caught
-                continue
-            finally:
-                connection.terminate()
-            if isinstance(found, list):
-                return found[0].decode(), int(found[1])
-            error = ConnectionLost(f"no Sentinel knows a primary named {name!r}")
-        raise error
+            if found is not None:
+                return found
+            error = error or NoPrimary(f"no Sentinel knows a primary named {name!r}; correct the URL")
+        raise NotConnected("no primary") from _no_primary(error)
 
     return find
 
 
-def _begins(reply: object, word: str) -> bool:
+async def _ask_sentinel(host: str, port: int, name: str, access: Access) -> Address | None:
+    connection = await connect(host, port, access)
+    try:
+        async with asyncio.timeout(access.timeout):
+            [found] = await connection.run([("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)])
+    finally:
+        connection.terminate()
+    if isinstance(found, hiredis.ReplyError):
+        raise found
+    return (found[0].decode(), int(found[1])) if found else None
+
+
+def _no_primary(error: Exception | None) -> Exception:
+    text = str(error)
+    if isinstance(error, NoPrimary) or "unknown command" in text:
+        return error or NoPrimary(text)
+    if isinstance(error, hiredis.ReplyError):
+        found = NoPrimary(
+            f"the Sentinels refuse us ({text.partition(' ')[0]}); give ?sentinel_password= and, for a user, "
+            "?sentinel_username="
+        )
+        found.__cause__ = error
+        return found
+    return NoPrimary(f"no Sentinel answers ({text}); start them, or correct their hosts and ports in the URL")
+
+
+def begins(reply: object, word: str) -> bool:
+    """Whether ``reply`` is the error that ``word`` names."""
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(word)
-
-
-def _address(reply: object) -> Address:
-    host, _, port = str(reply).split()[2].rpartition(":")
-    return host, int(port)

@@ -218,13 +218,16 @@ return 1
 """
 )
 
-# The newest not_before stays. KEYS: the user's. ARGV: microseconds, milliseconds to keep it.
-NOT_BEFORE = _script(
+# The newest not_before stays. KEYS: the user's, and the lists of the user's sessions. ARGV: microseconds, milliseconds
+# to keep it. Answers all who are listed: as a command of its own, that could be done before this script is known.
+FORBID = _script(
     """
 local held = redis.call('GET', KEYS[1])
 if not held or tonumber(held) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
-return 1
+local found = redis.call('ZRANGE', KEYS[2], 0, -1)
+for _, sid in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do found[#found + 1] = sid end
+return found
 """
 )
 
-ALL = {script.sha.encode(): script for script in (CREATE, UPDATE, END, PURGE, LATER, LIMIT, TURN, NOT_BEFORE)}
+ALL = {script.sha.encode(): script for script in (CREATE, UPDATE, END, PURGE, LATER, LIMIT, TURN, FORBID)}

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.stores._redis_cluster import Cluster
 from sessiondb.stores._redis_connection import Access
-from sessiondb.stores._redis_nodes import Address, Cluster, SingleServer, sentinel
+from sessiondb.stores._redis_nodes import Address, SingleServer, Wait, sentinel
 
 _PREFIX = re.compile(r"[A-Za-z0-9_:.-]{1,64}", re.ASCII).fullmatch
 _SSL = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
-_OPTIONS = ("prefix", "pool_size", "connect_timeout", *_SSL)
+_OF_SENTINELS = ("sentinel_username", "sentinel_password")
+_OPTIONS = ("prefix", "pool_size", "connect_timeout", "wait_replicas", "wait_timeout", *_OF_SENTINELS, *_SSL)
 _PORT, _SENTINEL_PORT = 6379, 26379
 
 
@@ -25,14 +27,18 @@ class Settings:
     * ``redis://user:password@host:6379/0``: one server; ``rediss://`` with TLS (``valkey://`` and ``valkeys://`` too).
     * ``redis+cluster://host1:6379,host2:6379``: a cluster, by any of its nodes.
     * ``redis+sentinel://host1:26379,host2:26379/primary-name/0``: whoever is the primary. User and password are the
-      primary's.
+      primary's; ``?sentinel_username=`` and ``?sentinel_password=`` are for the Sentinels. ``rediss+cluster://`` and
+      ``rediss+sentinel://`` speak TLS to all of them.
     * ``?prefix=sessiondb:`` begins every key, ``?pool_size=4`` is the number of connections of one event loop to one
       server, ``?connect_timeout=2`` is in seconds.
+    * ``?wait_replicas=1``: logins and ends are answered when so many replicas have them; if they do not within
+      ``?wait_timeout=1`` (seconds), with ``StoreUnavailable(outcome="unconfirmed")``. Default 0: nobody is waited for.
     * With TLS: ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile`` (paths), ``ssl_cert_reqs=none``.
     """
 
     where: str
     prefix: str
+    wait: Wait | None
     make: Callable[[], SingleServer | Cluster]
 
 
@@ -87,21 +93,31 @@ def parse(url: str) -> Settings:
     )
     if not tls and options.keys() & set(_SSL):
         raise ConfigurationError(f"{scheme}:// does not use TLS; write rediss:// where ssl_ options are given.")
+    if kind != "sentinel" and options.keys() & set(_OF_SENTINELS):
+        raise ConfigurationError(f"{scheme}:// has no Sentinels; sentinel_ options are for {base}+sentinel://.")
     size = int(_number(scheme, options, "pool_size", 4, 1000))
+    replicas = int(_number(scheme, options, "wait_replicas", 0, 100))
+    milliseconds = int(_number(scheme, options, "wait_timeout", 1.0, 60.0) * 1000)
     where = hosts or "localhost"
+    to_sentinels = Access(
+        username=options.get("sentinel_username"),
+        password=options.get("sentinel_password"),
+        tls=access.tls,
+        timeout=access.timeout,
+    )
 
     def make() -> SingleServer | Cluster:
         if kind == "cluster":
             return Cluster(addresses, access, size)
         if kind == "sentinel":
-            return SingleServer(sentinel(addresses, unquote(name), access), access, size)
+            return SingleServer(sentinel(addresses, unquote(name), to_sentinels), access, size)
 
         async def find() -> Address:
             return addresses[0]
 
         return SingleServer(find, access, size)
 
-    return Settings(where, prefix, make)
+    return Settings(where, prefix, Wait(replicas, milliseconds) if replicas else None, make)
 
 
 def _address(scheme: str, text: str, default: int) -> Address:
@@ -118,8 +134,10 @@ def _number(scheme: str, options: dict[str, str], name: str, default: float, mos
         value = default if text is None else float(text)
     except ValueError:
         value = float("nan")
-    if not 0.1 <= value <= most or (name == "pool_size" and value != int(value)):
-        raise ConfigurationError(f"{scheme}://: {name} is {text!r}; use a number up to {most:g}.")
+    is_count = name in ("pool_size", "wait_replicas")
+    if not (0 if name == "wait_replicas" else 0.1) <= value <= most or (is_count and value != int(value)):
+        kind = "a whole number" if is_count else "a number of seconds"
+        raise ConfigurationError(f"{scheme}://: {name} is {text!r}; use {kind} up to {most:g}.")
     return value
 
 

@@ -1,0 +1,166 @@
+"""Writing changes: each is one script on the session's hash, with its places in the lists before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sessiondb.core.change import Applied, Change, Conflict, Create, End, Gone, Update
+from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
+from sessiondb.core.events import Event
+from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_rows as rows
+from sessiondb.stores import _redis_scripts as scripts
+from sessiondb.stores._redis_keys import Keys
+from sessiondb.stores._redis_nodes import Keyed, TooFewReplicas, call, plain
+from sessiondb.stores.base import ChangeResult
+
+if TYPE_CHECKING:
+    from sessiondb.stores.redis import RedisStore
+
+MOST_EVENTS = 100_000
+_GONE, _APPLIED = 0, 2
+
+
+def must_last(change: Change) -> bool:
+    """Whether it is a login or an end: what ``wait_replicas`` is for."""
+    if isinstance(change, Create):
+        return change.record.user_id is not None
+    return isinstance(change, End) or change.sign_in is not None
+
+
+async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
+    """See ``Store.apply``."""
+    results: dict[Sid, ChangeResult] = {}
+    called: dict[Sid, tuple[Change, Keyed]] = {}
+    for change in changes:
+        try:
+            called[change.sid] = change, _call(store.keys, change)
+        except msgspec.MsgspecError:
+            results[change.sid] = SessionDataError("The data of this session is not a JSON object.")
+    wait = any(map(must_last, changes))
+    listings = [one for change, _ in called.values() for one in _listing(store.keys, change)]
+    if listings and store.is_cluster:
+        # Nodes answer in any order, and a session must never be there before its place in the lists.
+        replies = await store.try_all([command for _, command in listings], "not_applied", wait=wait)
+        for (sid, _), reply in zip(listings, replies, strict=True):
+            if sid in called and isinstance(reply if must_last(called[sid][0]) else plain(reply), Exception):
+                results[sid] = _as_result(store.error(reply, "not_applied"))
+                del called[sid]
+        listings = []
+    commands = [command for _, command in listings] + [command for _, command in called.values()]
+    commands += [_sooner(store.keys, change) for change, _ in called.values() if isinstance(change, End)]
+    commands += event_commands(store.keys, events)
+    # A write that replicas were to confirm is not settled by reading it on the primary.
+    replies = await store.try_all(commands, "unconfirmed" if wait and store.waits else "unknown", wait=wait)
+    answers = dict(zip(called, replies[len(listings) :], strict=False))
+    unlisted = {sid: error for sid, error in _failed(listings, replies).items() if _is_done(answers[sid])}
+    await _undo(store, unlisted, results)
+    for sid, (change, _) in called.items():
+        if sid not in results:
+            results[sid] = _result(store, change, answers[sid])
+    await _list_again(store, [sid for sid, (change, _) in called.items() if _signs_in(change)], answers, results)
+    return [results[change.sid] for change in changes]
+
+
+def event_commands(keys: Keys, events: Sequence[Event]) -> list[Keyed]:
+    """Appends ``events`` to the stream, which keeps the newest."""
+    key = keys.events
+    return [(key, ("XADD", key, "MAXLEN", "~", MOST_EVENTS, "*", *rows.event_fields(event))) for event in events]
+
+
+def _call(keys: Keys, change: Change) -> Keyed:
+    key = keys.session(change.sid)
+    if isinstance(change, Create):
+        return call(scripts.CREATE, [key], *rows.create_arguments(change))
+    if isinstance(change, End):
+        return call(scripts.END, [key], *rows.end_arguments(change))
+    return call(scripts.UPDATE, [key], *rows.update_arguments(change))
+
+
+def _listing(keys: Keys, change: Change) -> list[tuple[Sid, Keyed]]:
+    if not isinstance(change, Create):
+        return []
+    record = change.record
+    due = keys.due(record.sid)
+    commands: list[tuple[Sid, Keyed]] = [(record.sid, (due, ("ZADD", due, record.check_at, record.sid)))]
+    if record.user_id is not None:
+        user, hard_end = keys.user(record.user_id), record.created_at + record.absolute
+        commands.append((record.sid, (user, ("ZADD", user, hard_end, record.sid))))
+    return commands
+
+
+def _sooner(keys: Keys, change: End) -> Keyed:
+    # A lower bound, as all of them: the sweeper looks, and finds out.
+    due = keys.due(change.sid)
+    return due, ("ZADD", due, "LT", change.purge_at, change.sid)
+
+
+def _failed(listings: Sequence[tuple[Sid, Keyed]], replies: Sequence[Any]) -> dict[Sid, Exception]:
+    """By sid, why a session is not in its lists."""
+    found = zip((sid for sid, _ in listings), map(plain, replies), strict=False)
+    return {sid: reply for sid, reply in found if isinstance(reply, Exception)}
+
+
+async def _undo(store: RedisStore, unlisted: dict[Sid, Exception], results: dict[Sid, ChangeResult]) -> None:
+    """A session that could not be listed must not stay: nobody could revoke it."""
+    keys = [store.keys.session(sid) for sid in unlisted]
+    replies = await store.try_all([(key, ("UNLINK", key)) for key in keys], "unknown")
+    for (sid, error), reply in zip(unlisted.items(), replies, strict=True):
+        failed = isinstance(reply, Exception)
+        results[sid] = _as_result(store.error(reply if failed else error, "unknown" if failed else "not_applied"))
+
+
+def _signs_in(change: Change) -> bool:
+    return isinstance(change, Update) and change.sign_in is not None
+
+
+async def _list_again(
+    store: RedisStore, sids: Sequence[Sid], answers: dict[Sid, Any], results: dict[Sid, ChangeResult]
+) -> None:
+    """A sign-in gives a session another life, which is known only now."""
+    commands: list[tuple[Sid, Keyed]] = []
+    for sid in sids:
+        answer = plain(answers[sid])
+        if not _is_done(answer) or not answer[4]:
+            continue
+        _, _, check_at, user_id, hard_end = answer
+        due = store.keys.due(sid)
+        commands.append((sid, (due, ("ZADD", due, "LT", check_at, sid))))
+        if user_id:
+            listed = store.keys.user(user_id.decode())
+            commands.append((sid, (listed, ("ZADD", listed, hard_end, sid))))
+    replies = await store.try_all([command for _, command in commands], "unknown", wait=True)
+    for (sid, _), reply in zip(commands, replies, strict=True):
+        if isinstance(reply, Exception):
+            results[sid] = _as_result(store.error(reply, "unknown"))
+
+
+def _is_done(reply: Any) -> bool:
+    reply = plain(reply)
+    return isinstance(reply, list) and reply[0] == _APPLIED
+
+
+def _result(store: RedisStore, change: Change, reply: Any) -> ChangeResult:
+    if isinstance(reply, TooFewReplicas):
+        kind = reply.reply[0]
+        # An end that comes again finds the session gone, and is as good as the first only if replicas know it too.
+        if must_last(change) and (kind == _APPLIED or (kind == _GONE and isinstance(change, End))):
+            return _as_result(store.error(reply, "unconfirmed"))
+        reply = reply.reply
+    if isinstance(reply, Exception):
+        outcome: WriteOutcome = "unconfirmed" if store.waits and must_last(change) else "unknown"
+        return _as_result(store.error(reply, outcome))
+    kind, first = reply[0], reply[1]
+    if kind == _APPLIED:
+        return Applied(int(first))
+    if kind == _GONE:
+        return Gone(first.decode() or None)
+    record = rows.to_record(first)
+    return Gone(None) if record is None else Conflict(record)
+
+
+def _as_result(error: Exception) -> StoreError:
+    return error if isinstance(error, StoreError) else StoreError(str(error))
