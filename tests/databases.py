@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 from provision.mariadb import MariaDB
@@ -44,7 +44,7 @@ class Breakable(Started, Protocol):
 _STARTS: dict[str, Callable[[], Started]] = {
     # Nothing here outlives a power cut, so nothing has to reach the disk; a killed server loses nothing by it.
     "postgresql": lambda: PostgreSQL({"fsync": "off", "max_connections": "200"}),
-    "pgbouncer": lambda: PgBouncer(url_of("postgresql")),
+    "pgbouncer": lambda: PgBouncer(url_of("postgresql"), size=2),
     "mysql": lambda: MariaDB("--innodb-flush-log-at-trx-commit=2", "--max-connections=300"),
     "redis": Valkey,
     "redis_cluster": ValkeyCluster,
@@ -71,8 +71,16 @@ def _named(kind: str) -> str | None:
 
 def start(kind: str) -> Started:
     """A server of that kind, for one test, which must stop it."""
+    return had(_STARTS[kind])
+
+
+S = TypeVar("S", bound=Started)
+
+
+def had(make: Callable[[], S]) -> S:
+    """The server that ``make`` starts; where it cannot be had, the test is skipped."""
     try:
-        return _STARTS[kind]()
+        return make()
     except NotHere as error:
         if os.environ.get("CI") == "true":
             raise
@@ -100,6 +108,19 @@ def new_prefix() -> str:
 
 def with_option(url: str, option: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{option}"
+
+
+def with_database(url: str, name: str) -> str:
+    """``url`` with another database of the same server."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+def with_login(url: str, user: str | None = None, password: str | None = None) -> str:
+    """``url`` for another user, or with another password."""
+    parts = urlsplit(url)
+    who = quote(unquote(parts.username or "") if user is None else user, safe="")
+    secret = quote(unquote(parts.password or "") if password is None else password, safe="")
+    return parts._replace(netloc=f"{who}:{secret}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 NETWORK = ("postgresql", "mysql", "redis")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from provision.postgresql import PostgreSQL
 
-from databases import new_prefix, start, url_of, with_option
+from databases import new_prefix, start, url_of, with_database, with_login, with_option
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
 from sessiondb.core import codec
 from sessiondb.core.change import Applied, Gone
@@ -76,7 +76,7 @@ def test_urls_as_other_tools_write_them_are_taken(scheme: str) -> None:
 
 
 async def test_a_wrong_password_stops_the_start_and_shows_no_password(url: str) -> None:
-    wrong = url.replace("throw-away", "not-the-password")
+    wrong = with_login(url, password="not-the-password")
     with pytest.raises(ConfigurationError, match="refused the password") as caught:
         await SessionDB(wrong).open()
     assert "not-the-password" not in str(caught.value)
@@ -85,7 +85,7 @@ async def test_a_wrong_password_stops_the_start_and_shows_no_password(url: str) 
 
 async def test_a_database_that_is_not_there_stops_the_start(url: str) -> None:
     with pytest.raises(ConfigurationError, match="createdb"):
-        await SessionDB(url.replace("/postgres?", "/nowhere?")).open()
+        await SessionDB(with_database(url, "nowhere")).open()
 
 
 async def test_a_newer_schema_stops_the_start(url: str, sql: Any, kit: Kit) -> None:
@@ -99,7 +99,7 @@ async def test_tables_may_be_made_by_hand_for_a_role_that_may_not(url: str, sql:
     """With the printed DDL and a role that may only read and write rows."""
     prefix, role = prefix_of(url), f"{prefix_of(url)}app"
     await sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    mine = url.replace("sessiondb:throw-away", f"{role}:x")
+    mine = with_login(url, role, "x")
     with pytest.raises(StoreUnavailable, match="GRANT"):
         await SessionDB(mine).open()
     await sql.execute(schema_sql(prefix))
@@ -202,18 +202,6 @@ async def test_listing_asks_the_replica_and_requests_never_do(url: str) -> None:
             await db.sessions_of("ann")
     async with SessionDB(f"{url}&replica={quote(url, safe='')}") as db:
         assert len(await db.sessions_of("ann")) == 1
-
-
-async def test_behind_a_pooler_nothing_stays_on_the_connection(url: str, kit: Kit) -> None:
-    store = open_store(f"{url}&pooler=transaction")
-    await store.open()
-    record = kit.record("ann", {"a": 1.0})
-    await kit.put_in(store, record)
-    assert await kit.data_of(store, record.sid) == {"a": 1.0}
-    assert isinstance(store, PostgreSQLStore)
-    async with store._connection() as connection:
-        assert await connection.fetchval("SELECT count(*) FROM pg_prepared_statements") == 0
-    await store.close()
 
 
 @pytest.fixture
