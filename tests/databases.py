@@ -15,6 +15,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from provision.mariadb import MariaDB
