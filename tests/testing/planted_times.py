@@ -2,70 +2,61 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from msgspec.structs import replace
-from planted_writes import Rewriting
+from planting import BOUNDLESS, Showing, blank_record
 
-from sessiondb.core.change import Applied, Change, Create, Update
+from sessiondb.core.change import Applied, Change, Create, End, Update, new_change_id
 from sessiondb.core.events import Event
-from sessiondb.core.policy import Caps, Lifetimes
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
-from sessiondb.stores.base import (
-    ChangeResult,
-    Cutoffs,
-    Ended,
-    Page,
-    Query,
-    Swept,
-)
-from sessiondb.stores.memory import MemoryStore
+from sessiondb.stores.base import SWEEP_GRACE, ChangeResult, Cutoffs, Ended, Page, Query, Store, Swept
+from sessiondb.testing import StoreWrapper
 
-BOUNDLESS = Lifetimes(10**17, 10**17)
-
+Answer = TypeVar("Answer")
 
 # -- law 4 ---------------------------------------------------------------------------------------------------
 
 
-class AdoptsUnknown(MemoryStore):
+class AdoptsUnknown(StoreWrapper):
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
         found = await super().load(sids)
-        for sid, record in zip(sids, found, strict=True):
-            if record is None:
-                now = self._clock()
-                fields: dict[str, Any] = {"created_at": now, "last_seen_at": now, "check_at": now + 10**12}
-                fields |= {"series_hash": b"", "secret_hash": b"", "idle": 10**12, "absolute": 10**12}
-                self._table.put(Record(sid=sid, **fields))
+        now = await self.store.clock()
+        missing = [sid for sid, record in zip(sids, found, strict=True) if record is None]
+        await self.store.apply([Create(blank_record(sid, now)) for sid in dict.fromkeys(missing)])
         return found
 
 
 # -- law 6 ---------------------------------------------------------------------------------------------------
 
 
-class AnswersFirst(MemoryStore):
-    """Says that it has been written, and writes in the next turn of the loop."""
+class AnswersFirst(StoreWrapper):
+    """Says that it has been written, and writes only after the next question."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._waiting: list[tuple[Sequence[Change], Sequence[Event]]] = []
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
-        self._check_open()
-
-        def write() -> None:
-            for change in changes:
-                self._apply(change, self._clock())
-            self._append(events)
-
-        asyncio.get_running_loop().call_later(0.001, write)
+        self._waiting.append((changes, events))
         return [Applied(change.record.rev if isinstance(change, Create) else 2) for change in changes]
 
+    async def around(self, method: str, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        answer = await call() if method != "close" else None
+        waiting, self._waiting = self._waiting, []
+        for changes, events in waiting:
+            await self.store.apply(changes, events)
+        return answer if method != "close" else await call()  # type: ignore[return-value]
 
-class StaleCache(MemoryStore):
+
+class StaleCache(StoreWrapper):
     """Remembers what it has loaded and does not hear of writes."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._cache: dict[Sid, Record] = {}
 
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
@@ -75,52 +66,95 @@ class StaleCache(MemoryStore):
         return [self._cache.get(sid) for sid in sids]
 
 
-class EventsLater(MemoryStore):
+class EventsLater(StoreWrapper):
+    """Events are written only after the next call."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._waiting: list[Event] = []
+
+    async def around(self, method: str, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        waiting, self._waiting = self._waiting, []
+        answer = await call()
+        if method != "close":
+            await self.store.append(waiting)
+        return answer
+
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
-        asyncio.get_running_loop().call_later(0.001, self._append, events)
-        return await super().apply(changes)
+        results = await super().apply(changes)
+        self._waiting += events
+        return results
 
 
 # -- law 7 ---------------------------------------------------------------------------------------------------
 
 
-class TouchFromTheFuture(MemoryStore):
-    def _apply(self, change: Change, now: int) -> ChangeResult:
-        return super()._apply(change, 10**17)
+class TouchFromTheFuture(Showing):
+    """Believes a touch, even one that is ahead of the database's clock."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._seen: dict[Sid, int] = {}
+
+    def shown(self, record: Record) -> Record:
+        return replace(record, last_seen_at=max(record.last_seen_at, self._seen.get(record.sid, 0)))
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        for change in changes:
+            if isinstance(change, Update) and change.touch is not None:
+                self._seen[change.sid] = max(self._seen.get(change.sid, 0), change.touch.at)
+        return await super().apply(changes, events)
 
 
-class TouchMovesBack(Rewriting):
-    def after(self, record: Record | None, written: Record, change: Change) -> Record:
-        if isinstance(change, Update) and change.touch is not None:
-            return replace(written, last_seen_at=min(change.touch.at, self._clock()))
-        return written
+class TouchMovesBack(Showing):
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._seen: dict[Sid, int] = {}
+
+    def shown(self, record: Record) -> Record:
+        return replace(record, last_seen_at=min(record.last_seen_at, self._seen.get(record.sid, record.last_seen_at)))
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        for change in changes:
+            if isinstance(change, Update) and change.touch is not None:
+                self._seen[change.sid] = change.touch.at
+        return await super().apply(changes, events)
 
 
-class CountsMilliseconds(MemoryStore):
+class CountsMilliseconds(StoreWrapper):
     async def clock(self) -> int:
         return await super().clock() // 1000
 
 
-class SweepIgnoresCaps(MemoryStore):
+class SweepIgnoresCaps(StoreWrapper):
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
-        return await super().sweep(replace(cutoffs, caps=Caps(BOUNDLESS, BOUNDLESS)), limit)
+        return await super().sweep(replace(cutoffs, caps=BOUNDLESS), limit)
 
 
-class SweepIgnoresTouches(MemoryStore):
-    """Ends what ``check_at`` calls due, without looking at the real deadline."""
+class SweepIgnoresTouches(StoreWrapper):
+    """Ends what has not been used since it was made, whatever touches say."""
 
-    def _sweep_one(self, record: Record, cutoffs: Cutoffs) -> Ended | None:
-        return super()._sweep_one(replace(record, last_seen_at=record.created_at), cutoffs)
+    async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
+        swept = await super().sweep(cutoffs, limit)
+        page = await self.store.find(Query(now=cutoffs.now, caps=cutoffs.caps, limit=limit))
+        ended: list[Ended] = []
+        for record in page.records:
+            untouched = replace(record, last_seen_at=record.created_at)
+            at, reason = cutoffs.caps.deadline(untouched), cutoffs.caps.expiry_reason(untouched)
+            if at + SWEEP_GRACE <= cutoffs.now:
+                await self.store.apply([End(record.sid, new_change_id(), reason, at, cutoffs.now + cutoffs.keep_ended)])
+                ended.append(Ended(record.sid, record.user_id, reason.value, at))
+        return dataclasses.replace(swept, ended=[*swept.ended, *ended])
 
 
-class SweepWithoutGrace(MemoryStore):
+class SweepWithoutGrace(StoreWrapper):
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         return await super().sweep(replace(cutoffs, now=cutoffs.now + 30_000_000), limit)
 
 
-class SweepReportsTwice(MemoryStore):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+class SweepReportsTwice(StoreWrapper):
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._reported: list[Ended] = []
 
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
@@ -129,11 +163,11 @@ class SweepReportsTwice(MemoryStore):
         return dataclasses.replace(swept, ended=[*swept.ended, *again[:1]])
 
 
-class SweepWithoutTurn(MemoryStore):
+class SweepWithoutTurn(StoreWrapper):
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         return await super().sweep(replace(cutoffs, worker=None), limit)
 
 
-class ListsTheDead(MemoryStore):
+class ListsTheDead(StoreWrapper):
     async def find(self, query: Query) -> Page:
-        return await super().find(replace(query, caps=Caps(BOUNDLESS, BOUNDLESS)))
+        return await super().find(replace(query, caps=BOUNDLESS))

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TypeVar
 
 from msgspec.structs import replace
-from planted_times import BOUNDLESS
+from planting import BOUNDLESS
 
-from sessiondb.core.change import Applied, Change, Create, End
+from sessiondb.core.change import Applied, Change, Create, End, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event
-from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
-from sessiondb.stores._table import Table
 from sessiondb.stores.base import (
     Admission,
     ChangeResult,
@@ -28,57 +26,71 @@ from sessiondb.stores.base import (
     Page,
     Query,
     Stats,
+    Store,
 )
-from sessiondb.stores.memory import MemoryStore
+from sessiondb.testing import StoreWrapper
+
+Answer = TypeVar("Answer")
+
+
+async def living(store: Store, login: Login) -> list[Sid]:
+    """The living sessions of the one who logs in."""
+    query = Query(now=login.now, caps=login.caps, user_id=login.user_id, limit=1000)
+    return [record.sid for record in (await store.find(query)).records]
+
 
 # -- law 9 ---------------------------------------------------------------------------------------------------
 
 
-class EndsNothing(MemoryStore):
+class EndsNothing(StoreWrapper):
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
         await super().end_where(replace(query, sids=[]), reason)
         return []
 
 
-class FindsEverybody(MemoryStore):
+class FindsEverybody(StoreWrapper):
     async def find(self, query: Query) -> Page:
         return await super().find(replace(query, user_id=None))
 
 
-class FoldsCase(MemoryStore):
+class FoldsCase(StoreWrapper):
     """A collation: ``Alice`` ends ``alice``'s sessions."""
 
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
         ended = await super().end_where(query, reason)
-        for user_id in list(self._table._users):
-            if query.user_id is not None and user_id.casefold() == query.user_id.casefold():
+        if query.user_id is None:
+            return ended
+        page = await self.store.find(Query(now=query.now, caps=query.caps, limit=1000))
+        users = {record.user_id for record in page.records if record.user_id is not None} - {query.user_id}
+        for user_id in users:
+            if user_id.casefold() == query.user_id.casefold():
                 ended += await super().end_where(replace(query, user_id=user_id), reason)
         return ended
 
 
-class RevokeStopsAtLimit(MemoryStore):
+class RevokeStopsAtLimit(StoreWrapper):
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
-        page = await self.find(replace(query, state="live"))
+        page = await self.store.find(replace(query, state="live"))
         return await super().end_where(replace(query, sids=[record.sid for record in page.records]), reason)
 
 
-class LosesPages(MemoryStore):
+class LosesPages(StoreWrapper):
     async def find(self, query: Query) -> Page:
         return replace(await super().find(query), next=None)
 
 
-class LosesEvents(MemoryStore):
+class LosesEvents(StoreWrapper):
     async def events(self, query: EventQuery) -> EventPage:
         page = await super().events(query)
         return dataclasses.replace(page, events=[dataclasses.replace(event, details={}) for event in page.events])
 
 
-class FindsAllEvents(MemoryStore):
+class FindsAllEvents(StoreWrapper):
     async def events(self, query: EventQuery) -> EventPage:
         return await super().events(EventQuery(after=query.after, limit=query.limit))
 
 
-class CountsEverything(MemoryStore):
+class CountsEverything(StoreWrapper):
     async def stats(self) -> Stats:
         stats = await super().stats()
         return dataclasses.replace(stats, live=stats.live + 1)
@@ -87,45 +99,51 @@ class CountsEverything(MemoryStore):
 # -- law 10 --------------------------------------------------------------------------------------------------
 
 
-class ClosedIsEmpty(MemoryStore):
+class ClosedIsEmpty(StoreWrapper):
     """Closed, it knows nobody: every user is logged out by a restart of the database."""
 
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
-        return await super().load(sids) if self._opened else [None for _ in sids]
+        try:
+            return await super().load(sids)
+        except StoreUnavailable:
+            return [None for _ in sids]
 
 
-class OneFailsAll(MemoryStore):
+class OneFailsAll(StoreWrapper):
     """A bad change fails its batch."""
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
-        before = dict(self._table.records)
         results = await super().apply(changes, events)
         if any(isinstance(one, (SessionDataError, StoreError)) for one in results):
-            for sid, record in before.items():
-                self._table.put(record) if sid in self._table.records else None
             return [StoreError("the batch failed") for _ in changes]
         return results
 
 
-class CrossesReplies(MemoryStore):
+class CrossesReplies(StoreWrapper):
     """A caller that goes away leaves its reply on the connection for the next one."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._left: list[list[Record | None]] = []
 
+    async def around(self, method: str, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        try:
+            await asyncio.sleep(0)
+            return await call()
+        except asyncio.CancelledError:
+            self._left.append([None])
+            raise
+
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
-        answer = await super().load(sids)
-        self._left.append(answer)
-        await asyncio.sleep(0)
+        self._left.append(await super().load(sids))
         return self._left.pop(0)
 
 
-class FailsWhenBusy(MemoryStore):
+class FailsWhenBusy(StoreWrapper):
     """Deadlocks are not retried: whoever comes while another one writes gets an error."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._writing = False
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
@@ -139,7 +157,7 @@ class FailsWhenBusy(MemoryStore):
             self._writing = False
 
 
-class SwallowsOutage(MemoryStore):
+class SwallowsOutage(StoreWrapper):
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
         with suppress(StoreUnavailable):
             return await super().end_where(query, reason)
@@ -149,7 +167,7 @@ class SwallowsOutage(MemoryStore):
 # -- law 11 --------------------------------------------------------------------------------------------------
 
 
-class DropsEndBesideCreate(MemoryStore):
+class DropsEndBesideCreate(StoreWrapper):
     """The end of the anonymous session is lost when it comes with the create of the new one."""
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
@@ -160,55 +178,65 @@ class DropsEndBesideCreate(MemoryStore):
         return [Applied(2) if isinstance(change, End) else next(given) for change in changes]
 
 
-class IgnoresNotBefore(MemoryStore):
-    def _forbid_before(self, user_id: str, not_before: int) -> None:
-        pass
+class IgnoresNotBefore(StoreWrapper):
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        return await super().end_where(replace(query, not_before=None), reason)
 
 
-class NotBeforeMovesBack(MemoryStore):
-    def _forbid_before(self, user_id: str, not_before: int) -> None:
-        self._not_before[user_id] = not_before
+class NotBeforeMovesBack(IgnoresNotBefore):
+    """Goes by the newest revoke, even if that is of an earlier time than the one before."""
 
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._not_before: dict[str, int] = {}
 
-class CountsTheDead(MemoryStore):
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        if query.user_id is not None and query.not_before is not None:
+            self._not_before[query.user_id] = query.not_before
+        return await super().end_where(query, reason)
+
     async def admit(self, login: Login) -> Admission:
-        return await super().admit(replace(login, caps=Caps(BOUNDLESS, BOUNDLESS), now=login.now - 10**12))
+        if self._not_before.get(login.user_id, 0) <= login.began_at:
+            return await super().admit(login)
+        end = End(login.sid, new_change_id(), EndReason.REFUSED, login.now, login.purge_at)
+        await self.store.apply([end])
+        return Admission("revoked", [Ended(login.sid, login.user_id, EndReason.REFUSED.value, login.now)])
 
 
-class CountsBeforeItLocks(MemoryStore):
+class CountsTheDead(StoreWrapper):
+    async def admit(self, login: Login) -> Admission:
+        return await super().admit(replace(login, caps=BOUNDLESS, now=login.now - 10**12))
+
+
+class CountsBeforeItLocks(StoreWrapper):
     """A snapshot from before the lock: a login sees who was admitted when it was written, and not its rivals."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._admitted: set[Sid] = set()
         self._seen: dict[Sid, set[Sid]] = {}
 
-    def _apply(self, change: Change, now: int) -> ChangeResult:
-        if isinstance(change, Create):
-            self._seen[change.sid] = {*self._admitted, change.sid}
-        return super()._apply(change, now)
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        for change in changes:
+            if isinstance(change, Create):
+                self._seen[change.sid] = {*self._admitted, change.sid}
+        return await super().apply(changes, events)
 
-    def _admit(self, login: Login) -> Admission:
+    async def admit(self, login: Login) -> Admission:
         self._admitted.add(login.sid)
+        if login.per_user is None:
+            return await super().admit(login)
         seen = self._seen.get(login.sid, set())
-        whole, self._table = self._table, Table()
-        for record in whole.records.values():
-            if record.sid in seen:
-                self._table.put(record)
-        try:
-            return super()._admit(login)
-        finally:
-            part, self._table = self._table, whole
-            for record in part.records.values():
-                whole.put(record)
+        unseen = sum(sid not in seen for sid in await living(self.store, login))
+        return await super().admit(replace(login, per_user=login.per_user + unseen))
 
 
-class RefusesByRank(MemoryStore):
+class RefusesByRank(StoreWrapper):
     """A sid that was minted early and written late passes a full house."""
 
-    def _admit(self, login: Login) -> Admission:
+    async def admit(self, login: Login) -> Admission:
         if login.on_limit == "refuse" and login.per_user is not None:
-            sids = sorted(one.sid for one in self._table.of_user(login.user_id) if one.ended_at is None)
+            sids = sorted(await living(self.store, login))
             if login.sid in sids[: login.per_user]:
-                return super()._admit(replace(login, per_user=None))
-        return super()._admit(login)
+                return await super().admit(replace(login, per_user=None))
+        return await super().admit(login)

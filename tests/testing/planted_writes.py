@@ -8,63 +8,64 @@ from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
+from planting import BOUNDLESS, Rewriting, Showing, altered, blank_record
 
 from sessiondb.core import codec
-from sessiondb.core.change import Applied, Change, Conflict, Create, End, Update
+from sessiondb.core.change import Applied, Change, Conflict, Create, End, Update, new_change_id
 from sessiondb.core.errors import SessionDataError
 from sessiondb.core.events import Event
-from sessiondb.core.record import Record
+from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
-from sessiondb.stores.base import (
-    ChangeResult,
-)
-from sessiondb.stores.memory import MemoryStore
+from sessiondb.stores.base import ChangeResult, Query, Store
+from sessiondb.testing import StoreWrapper
 
 
-class Rewriting(MemoryStore):
-    """Changes the record that a change is applied to, or what is written: where most bugs sit."""
-
-    def before(self, record: Record | None, change: Change) -> Change:
-        return change
-
-    def after(self, record: Record | None, written: Record, change: Change) -> Record:
-        return written
-
-    def _apply(self, change: Change, now: int) -> ChangeResult:
-        record = self._table.records.get(change.sid)
-        result = super()._apply(self.before(record, change), now)
-        written = self._table.records.get(change.sid)
-        if written is not None and written is not record:
-            self._table.put(self.after(record, written, change))
-        return result
+def _values(data: bytes) -> dict[str, bytes]:
+    return {key: bytes(value) for key, value in codec.split(data).items()}
 
 
 # -- law 1 ---------------------------------------------------------------------------------------------------
 
 
-class UpsertingUpdate(MemoryStore):
-    def _apply(self, change: Change, now: int) -> ChangeResult:
-        if isinstance(change, Update) and change.sid not in self._table.records:
-            blank = {"series_hash": b"", "secret_hash": b"", "idle": 10**12, "absolute": 10**12}
-            times = {"created_at": now, "last_seen_at": now, "check_at": now + 10**12}
-            self._table.put(Record(sid=change.sid, **blank, **times))  # type: ignore[arg-type]
-        return super()._apply(change, now)
+class UpsertingUpdate(StoreWrapper):
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        records = await self.store.load([change.sid for change in changes])
+        now = await self.store.clock()
+        await self.store.apply(
+            [
+                Create(blank_record(change.sid, now))
+                for change, record in zip(changes, records, strict=True)
+                if isinstance(change, Update) and record is None
+            ]
+        )
+        return await super().apply(changes, events)
 
 
-class RevivingTouch(MemoryStore):
-    def _apply(self, change: Change, now: int) -> ChangeResult:
-        record = self._table.records.get(change.sid)
-        if isinstance(change, Update) and change.touch is not None and record is not None and record.ended_at:
-            self._table.put(replace(record, ended_at=None, end_reason=None))
-        return super()._apply(change, now)
+class RevivingTouch(Showing):
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._revived: set[Sid] = set()
+
+    def shown(self, record: Record) -> Record:
+        return replace(record, ended_at=None, end_reason=None) if record.sid in self._revived else record
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        records = await self.store.load([change.sid for change in changes])
+        for change, record in zip(changes, records, strict=True):
+            if isinstance(change, Update) and change.touch is not None and record is not None and record.ended_at:
+                self._revived.add(change.sid)
+        results = await super().apply(changes, events)
+        return [
+            Applied(1) if change.sid in self._revived else one for change, one in zip(changes, results, strict=True)
+        ]
 
 
-class OverwritingCreate(MemoryStore):
-    def _apply(self, change: Change, now: int) -> ChangeResult:
-        if isinstance(change, Create) and change.sid in self._table.records:
-            self._table.put(change.record)
-            return Applied(change.record.rev)
-        return super()._apply(change, now)
+class OverwritingCreate(Rewriting):
+    def before(self, record: Record | None, change: Change) -> Change:
+        if not isinstance(change, Create) or record is None:
+            return change
+        put = _values(change.record.data)
+        return Update(sid=change.sid, id=new_change_id(), put=put, remove=_values(record.data).keys() - put.keys())
 
 
 # -- law 2 ---------------------------------------------------------------------------------------------------
@@ -73,44 +74,52 @@ class OverwritingCreate(MemoryStore):
 class TrustsTheHint(Rewriting):
     """Writes the data that a change was expected to make, whatever has been written since."""
 
-    def after(self, record: Record | None, written: Record, change: Change) -> Record:
-        if isinstance(change, Update) and change.seen is not None:
-            return replace(written, data=change.whole)
-        return written
+    def before(self, record: Record | None, change: Change) -> Change:
+        if not isinstance(change, Update) or change.seen is None or record is None:
+            return change
+        put = _values(change.whole)
+        return altered(change, put=put, remove=frozenset(_values(record.data).keys() - put.keys()))
 
 
-class WholeDictionary(MemoryStore):
+class WholeDictionary(Rewriting):
     """Reads, waits, and writes everything back: the classic lost update."""
 
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._turn = asyncio.Lock()
+
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
-        seen = await self.load([change.sid for change in changes])
+        seen = await self.store.load([change.sid for change in changes])
         await asyncio.sleep(0)
-        whole: list[Change] = []
-        for change, record in zip(changes, seen, strict=True):
-            if isinstance(change, Update) and record is not None and (change.put or change.remove):
-                data = codec.split(codec.merge(record.data, change.put, change.remove))
-                now = self._table.records[change.sid].data
-                lost = frozenset(codec.split(now)) - data.keys()
-                whole.append(replace(change, put={k: bytes(v) for k, v in data.items()}, remove=lost))
-            else:
-                whole.append(change)
-        return await super().apply(whole, events)
+        async with self._turn:  # what was written since it was read is known now, and overwritten
+            self._seen = {record.sid: record for record in seen if record is not None}
+            return await super().apply(changes, events)
+
+    def before(self, record: Record | None, change: Change) -> Change:
+        seen = self._seen.get(change.sid)
+        if not isinstance(change, Update) or seen is None or record is None or not (change.put or change.remove):
+            return change
+        data = _values(codec.merge(seen.data, change.put, change.remove))
+        return altered(change, put=data, remove=frozenset(_values(record.data).keys() - data.keys()))
 
 
 class LostGuard(Rewriting):
     def before(self, record: Record | None, change: Change) -> Change:
-        return replace(change, if_rev=None) if isinstance(change, Update) else change
+        return altered(change, if_rev=None) if isinstance(change, Update) else change
 
 
 class AppliedTwice(Rewriting):
-    def after(self, record: Record | None, written: Record, change: Change) -> Record:
-        return replace(written, last_changes=b"")
+    """Does not know a change again that it has applied before."""
+
+    def before(self, record: Record | None, change: Change) -> Change:
+        return replace(change, id=new_change_id()) if isinstance(change, Update) else change
 
 
-class ForgottenOnClose(MemoryStore):
+class ForgottenOnClose(StoreWrapper):
     async def close(self) -> None:
+        query = Query(now=await self.store.clock(), caps=BOUNDLESS, purge_at=1)
+        await self.store.end_where(query, EndReason.EXPIRED_IDLE)
         await super().close()
-        self._table.__init__()  # type: ignore[misc]
 
 
 # -- law 3 ---------------------------------------------------------------------------------------------------
@@ -128,17 +137,23 @@ class ShallowComparison(Rewriting):
             for key, value in change.put.items()
             if not (isinstance(stored.get(key), (dict, list)) and value[:1] in (b"{", b"["))
         }
-        return replace(change, put=put)
+        return altered(change, put=put)
 
 
 class RereadNumbers(Rewriting):
     """What ``jsonb`` does to numbers: 1.0 and 1e23 come back as integers."""
 
-    def after(self, record: Record | None, written: Record, change: Change) -> Record:
-        try:
-            return replace(written, data=codec.encode_data(_whole(codec.decode_data(written.data))))
-        except SessionDataError:
-            return written
+    def before(self, record: Record | None, change: Change) -> Change:
+        with suppress(SessionDataError):
+            if isinstance(change, Create):
+                data = codec.encode_data(_whole(codec.decode_data(change.record.data)))
+                return Create(replace(change.record, data=data))
+            if isinstance(change, Update):
+                put = {
+                    key: codec.encode_value(key, _whole(codec.decode_value(value))) for key, value in change.put.items()
+                }
+                return altered(change, put=put)
+        return change
 
 
 def _whole(value: Any) -> Any:
@@ -163,7 +178,7 @@ class MergedObjects(Rewriting):
                 old = stored.get(key)
                 merged = {**old, **new} if isinstance(old, dict) and isinstance(new, dict) else new
                 put[key] = codec.encode_value(key, merged)
-            return replace(change, put=put)
+            return altered(change, put=put)
         return change
 
 
@@ -172,27 +187,54 @@ class DottedKeys(Rewriting):
 
     def before(self, record: Record | None, change: Change) -> Change:
         if isinstance(change, Update):
-            return replace(change, put={key.split(".")[0]: value for key, value in change.put.items()})
+            return altered(change, put={key.split(".")[0]: value for key, value in change.put.items()})
         return change
 
 
 # -- law 5 ---------------------------------------------------------------------------------------------------
 
 
-class KeptSalt(Rewriting):
+class KeptSalt(Showing):
     """Old secret and salt give the current secret, for as long as the session lives."""
 
-    def after(self, record: Record | None, written: Record, change: Change) -> Record:
-        confirms = isinstance(change, Update) and change.confirm is not None and change.rotate is None
-        return replace(written, salt=record.salt) if confirms and record is not None else written
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._salts: dict[Sid, bytes] = {}
+
+    def shown(self, record: Record) -> Record:
+        return replace(record, salt=record.salt or self._salts.get(record.sid))
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        for change in changes:
+            if isinstance(change, Update) and change.rotate is not None:
+                self._salts[change.sid] = change.rotate.salt
+        return await super().apply(changes, events)
 
 
-class KeptData(Rewriting):
-    def after(self, record: Record | None, written: Record, change: Change) -> Record:
-        return replace(written, data=record.data) if isinstance(change, End) and record is not None else written
+class KeptData(Showing):
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._data: dict[Sid, bytes] = {}
+
+    def shown(self, record: Record) -> Record:
+        return replace(record, data=self._data.get(record.sid, record.data)) if record.ended_at else record
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        for record in await self.store.load([change.sid for change in changes if isinstance(change, End)]):
+            if record is not None and record.ended_at is None:
+                self._data[record.sid] = record.data
+        return await super().apply(changes, events)
 
 
 class UnguardedRotation(Rewriting):
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._turn = asyncio.Lock()
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        async with self._turn:  # or the store's own guard would refuse what was looked at a moment too early
+            return await super().apply(changes, events)
+
     def before(self, record: Record | None, change: Change) -> Change:
         if isinstance(change, Update) and change.rotate is not None and record is not None:
             return replace(change, rotate=replace(change.rotate, if_secret=record.secret_hash))
@@ -205,12 +247,12 @@ class UnguardedRotation(Rewriting):
 class TouchBumpsRev(Rewriting):
     """Every touch makes the guarded writers of the moment read again."""
 
-    def after(self, record: Record | None, written: Record, change: Change) -> Record:
+    def before(self, record: Record | None, change: Change) -> Change:
         is_touch = isinstance(change, Update) and change.only_touches
-        return replace(written, rev=written.rev + 1) if is_touch else written
+        return altered(change, remove=frozenset({"no such key"})) if is_touch else change  # type: ignore[arg-type]
 
 
-class OldRevision(MemoryStore):
+class OldRevision(StoreWrapper):
     """Answers with the revision before the write, so that the next guard fails."""
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
@@ -218,27 +260,29 @@ class OldRevision(MemoryStore):
         return [Applied(max(1, one.rev - 1)) if isinstance(one, Applied) else one for one in results]
 
 
-class FalseConflicts(MemoryStore):
+class FalseConflicts(StoreWrapper):
     """Every second guarded write conflicts with nobody."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._turn_of: dict[Sid, int] = {}
 
-    def _apply(self, change: Change, now: int) -> ChangeResult:
-        record = self._table.records.get(change.sid)
-        if isinstance(change, Update) and change.if_rev is not None and record is not None:
-            self._turn_of[change.sid] = self._turn_of.get(change.sid, 0) + 1
-            if self._turn_of[change.sid] % 2:
-                return Conflict(record)
-        return super()._apply(change, now)
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        guarded = [change.sid for change in changes if isinstance(change, Update) and change.if_rev is not None]
+        false: dict[Sid, ChangeResult] = {}
+        for sid, record in zip(guarded, await self.store.load(guarded), strict=True):
+            self._turn_of[sid] = self._turn_of.get(sid, 0) + 1
+            if self._turn_of[sid] % 2 and record is not None:
+                false[sid] = Conflict(record)
+        true = iter(await super().apply([change for change in changes if change.sid not in false], events))
+        return [false[change.sid] if change.sid in false else next(true) for change in changes]
 
 
-class BusyRows(MemoryStore):
+class BusyRows(StoreWrapper):
     """Optimistic underneath: of two writers at once, one is told that there was a conflict, guarded or not."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self._busy: set[Sid] = set()
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
@@ -246,6 +290,14 @@ class BusyRows(MemoryStore):
         self._busy |= sids
         await asyncio.sleep(0)
         self._busy -= sids
-        results = await super().apply([change for change in changes if change.sid in sids], events)
-        given = iter(results)
-        return [next(given) if change.sid in sids else Conflict(self._table.records[change.sid]) for change in changes]
+        given = iter(await super().apply([change for change in changes if change.sid in sids], events))
+        records = iter(await self.store.load([change.sid for change in changes if change.sid not in sids]))
+        results: list[ChangeResult] = []
+        for change in changes:
+            if change.sid in sids:
+                results.append(next(given))
+            else:
+                record = next(records)
+                assert record is not None
+                results.append(Conflict(record))
+        return results

@@ -106,6 +106,18 @@ async def a_full_house_may_refuse(kit: Kit) -> None:
     equal(_plain(admission), (None, []), "the admission of a login when there is room")
 
 
+async def a_full_house_refuses_the_last_to_come(kit: Kit) -> None:
+    """Who comes last is refused, even with the oldest sid: a login may be held up between its first and last step."""
+    store = await kit.store()
+    records = [kit.record("alice", age=hours * HOUR) for hours in (3, 2, 1)]
+    await kit.put_in(store, *records)
+    late = kit.record("alice", age=9 * HOUR, unseen=0)
+    await kit.put_in(store, late)
+    admission = await store.admit(kit.login(late, per_user=LIMIT, on_limit="refuse"))
+    equal(_plain(admission), ("limit", [Ended(late.sid, "alice", "refused", kit.now)]), "the admission")
+    equal(await kit.living(store, "alice"), [record.sid for record in reversed(records)], "who stays")
+
+
 async def refusing_under_forty_logins_lets_no_more_in(kit: Kit) -> None:
     """40 concurrent logins with ``on_limit="refuse"``: no more than 3 live, and who was admitted lives."""
     stores = await kit.stores(2)
@@ -216,6 +228,7 @@ BEHAVIOURS = [
     Behaviour((11, 7), the_dead_push_nobody_out),
     Behaviour((11, 7), a_touched_session_counts_as_living),
     Behaviour((11,), a_full_house_may_refuse),
+    Behaviour((11,), a_full_house_refuses_the_last_to_come),
     Behaviour((11,), refusing_under_forty_logins_lets_no_more_in),
     Behaviour((11,), a_login_that_began_before_a_revoke_is_refused),
     Behaviour((11,), a_login_after_a_revoke_stays),
