@@ -20,6 +20,7 @@ STORES = (*CORE, "sessiondb.stores")
 CONTRACT = (*CORE, "sessiondb.stores.base", "sessiondb.stores.coalescing", "sessiondb.stores.recovering")
 FACES = ("sessiondb",)
 ALLOWED = {"core": CORE, "stores": STORES, "web": FACES, "security": FACES, "ops": FACES, "testing": FACES}
+ALLOWED["__main__"] = FACES  # python -m sessiondb: the command line
 ABOVE = ("sessiondb.web", "sessiondb.security", "sessiondb.ops", "sessiondb.testing")
 # Tools look at the rest; nothing that serves a request may need them.
 TOOLS = {

@@ -10,12 +10,13 @@ from sessiondb.stores._mysql_connection import Connection, text
 SCHEMA_VERSION = 1
 
 # User ids are bytes: under a text collation, 'alice', 'ALICE' and 'Álice ' would be one user. No index holds a column
-# that a touch writes.
+# that a touch writes. The data is JSON as text, which is what JSON means in MariaDB; MySQL's own type would read it again
+# and write it in another way (the order of keys, numbers).
 _DDL = """\
 CREATE TABLE IF NOT EXISTS {p}sessions (
   sid              BINARY(16) NOT NULL PRIMARY KEY,
   user_id          VARBINARY(255),
-  data             JSON NOT NULL,
+  data             LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL CHECK (JSON_VALID(data)),
   created_at       BIGINT NOT NULL,
   last_seen_at     BIGINT NOT NULL,
   authenticated_at BIGINT,
@@ -77,7 +78,7 @@ async def prepare(connection: Connection, prefix: str) -> None:
 
     Raises ``ConfigurationError`` for an old server or a newer schema.
     """
-    _check_server(connection.server)
+    check_server(connection.server)
     if not await _is_complete(connection, prefix):
         # Statement by statement: DDL commits by itself, and two workers may do this at once.
         for statement in schema_sql(prefix).split(";\n"):
@@ -100,7 +101,8 @@ async def _is_complete(connection: Connection, prefix: str) -> bool:
     return bool(found.rows[0][0] == len(_NAMES))
 
 
-def _check_server(said: str) -> None:
+def check_server(said: str) -> None:
+    """Raise ``ConfigurationError`` for a server that is too old; ``said``: its version, as it says it."""
     kind = "MariaDB" if "mariadb" in said.lower() else "MySQL"
     # MariaDB puts 5.5.5- before its version, for clients that know no other numbers.
     numbers = re.match(r"(?:5\.5\.5-)?(\d+)\.(\d+)", said)

@@ -91,8 +91,8 @@ class SQLiteStore:
                 f"SQLite: {text!r} is not a path; use 'sqlite:///sessions.db', or 'memory://' for a database in memory."
             )
         self.path = os.path.abspath(text)
-        self._synchronous = synchronous.upper()
-        self._prefix = prefix
+        self.synchronous = synchronous.upper()
+        self.prefix = prefix
         self._busy_timeout = busy_timeout
         self._clock = clock
         self._rows = Rows(prefix)
@@ -151,9 +151,9 @@ class SQLiteStore:
             cached_statements=256,
         )
         try:
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute(f"PRAGMA synchronous = {self.synchronous}")
             connection.execute("PRAGMA temp_store = MEMORY")
-            prepare(connection, self._prefix)
+            prepare(connection, self.prefix)
         except BaseException:
             connection.close()
             raise

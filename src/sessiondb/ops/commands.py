@@ -1,0 +1,205 @@
+"""The commands of ``sessiondb``. Exit codes: 0 fine, 1 something is wrong, 2 asked wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Annotated, TypeVar
+
+import typer
+
+from sessiondb.core.errors import ConfigurationError, SessionDBError
+from sessiondb.core.policy import Policy
+from sessiondb.core.record import SessionInfo
+from sessiondb.db import DEFAULT_URL, SessionDB
+from sessiondb.ops import output, schema
+from sessiondb.ops.doctor import TIMEOUT, examine
+from sessiondb.stores.base import Stats, Swept
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with local variables would show the password in the URL.
+    pretty_exceptions_enable=False,
+    help="Look after a session database. The URL may be given, or be in $SESSIONDB_URL (where no other user sees it).",
+)
+
+Url = Annotated[
+    str | None,
+    typer.Argument(metavar="[URL]", help=f"$SESSIONDB_URL if left out, else {DEFAULT_URL}.", show_default=False),
+]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help=f"$SESSIONDB_URL if left out, else {DEFAULT_URL}.", show_default=False)
+]
+User = Annotated[str | None, typer.Option("--user", metavar="ID", help="The user's id.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Answer = TypeVar("Answer")
+
+# Only the app knows its policy. With the longest lifetimes, what is stored with each session decides alone.
+_LONGEST = timedelta(days=3650)
+_POLICY = Policy(idle=_LONGEST, absolute=_LONGEST, remember=_LONGEST)
+
+
+@app.command()
+def doctor(
+    url: Url = None,
+    json: Json = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the database.", min=1)] = TIMEOUT,
+) -> None:
+    """Look for settings that would lose sessions, and say how to mend each. Changes nothing."""
+    report = _run(lambda: examine(_url(url), timeout=timeout))
+    if json:
+        typer.echo(output.report_json(report))
+    else:
+        output.show_report(report)
+    raise typer.Exit(1 if report.has_problems else 0)
+
+
+@app.command()
+def init(
+    url: Url = None,
+    sql: Annotated[bool, typer.Option("--sql", help="Only print the statements, and connect to nothing.")] = False,
+) -> None:
+    """Make the tables, or print the statements that do."""
+    if sql:
+        typer.echo(_checked(lambda: schema.ddl(_url(url))), nl=False)
+        return
+
+    async def work() -> None:
+        async with _database(url, new=True):
+            pass
+
+    _run(work)
+    typer.echo("The database is ready for sessions.")
+
+
+@app.command()
+def stats(url: Url = None, json: Json = False) -> None:
+    """Count sessions, users and events."""
+
+    async def work() -> Stats:
+        async with _database(url) as db:
+            return await db.stats()
+
+    found = _run(work)
+    if json:
+        typer.echo(output.as_json(found))
+    else:
+        output.show_stats(found)
+
+
+@app.command("list")
+def list_(
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="The user's id.", show_default=False)],
+    ended: Annotated[bool, typer.Option("--ended", help="Show those that have ended, too.")] = False,
+    limit: Annotated[int, typer.Option(help="Show no more than this many.", min=1, max=10_000)] = 100,
+    json: Json = False,
+    url: UrlOption = None,
+) -> None:
+    """List the sessions of a user, newest first."""
+
+    async def work() -> list[SessionInfo]:
+        async with _database(url) as db:
+            return await db.sessions_of(user, include_ended=ended, limit=limit)
+
+    found = _run(work)
+    if json:
+        typer.echo(output.sessions_json(found))
+    elif found:
+        output.show_sessions(found)
+    else:
+        typer.echo(f"User {user} has no {'' if ended else 'living '}session.")
+
+
+@app.command()
+def revoke(
+    sid: Annotated[str | None, typer.Argument(help="The session's public id.", show_default=False)] = None,
+    user: User = None,
+    json: Json = False,
+    url: UrlOption = None,
+) -> None:
+    """End one session, or all of a user."""
+    if (sid is None) == (user is None):
+        typer.echo(
+            "sessiondb: name one session (sessiondb revoke SID), or a user (sessiondb revoke --user ID).", err=True
+        )
+        raise typer.Exit(2)
+
+    async def work() -> int:
+        async with _database(url) as db:
+            return await db.revoke_all(user) if user is not None else int(await db.revoke(sid or ""))
+
+    ended = _run(work)
+    if json:
+        typer.echo(output.as_json({"ended": ended}))
+    elif sid is not None and not ended:
+        typer.echo("No living session has this id.", err=True)
+    else:
+        typer.echo(f"{ended} session{'' if ended == 1 else 's'} ended.")
+    raise typer.Exit(1 if sid is not None and not ended else 0)
+
+
+@app.command()
+def sweep(url: Url = None, json: Json = False) -> None:
+    """End what has expired, and delete what ended long ago. The app does this by itself."""
+
+    async def work() -> list[Swept]:
+        passes: list[Swept] = []
+        async with _database(url) as db:
+            while not passes or passes[-1].more:
+                passes.append(await db.sweep())
+        return passes
+
+    passes = _run(work)
+    ended, purged = sum(len(one.ended) for one in passes), sum(one.purged for one in passes)
+    if json:
+        typer.echo(output.as_json({"ended": ended, "purged": purged}))
+    else:
+        typer.echo(f"{ended} ended, {purged} deleted.")
+
+
+@app.command()
+def repair(url: Url = None, json: Json = False) -> None:
+    """List every session of a Redis or Valkey database anew, after a loss of data."""
+    count = _run(lambda: schema.repair(_url(url)))
+    if json:
+        typer.echo(output.as_json({"sessions": count}))
+    else:
+        typer.echo(f"{count} session{'' if count == 1 else 's'} listed.")
+
+
+def _url(given: str | None) -> str:
+    return given or os.environ.get("SESSIONDB_URL") or DEFAULT_URL
+
+
+@asynccontextmanager
+async def _database(given: str | None, *, new: bool = False) -> AsyncIterator[SessionDB]:
+    url = _url(given)
+    if not new:
+        schema.check_exists(url)
+    async with SessionDB(url, policy=_POLICY, timeout=30, sweep_every=None) as db:
+        yield db
+
+
+def _run(work: Callable[[], Awaitable[Answer]]) -> Answer:
+    """What ``work`` returns; an error of ours becomes one line and an exit code."""
+    # The line says it; without a handler the log would say it again.
+    logging.getLogger("sessiondb").addHandler(logging.NullHandler())
+
+    async def main() -> Answer:
+        return await work()
+
+    return _checked(lambda: asyncio.run(main()))
+
+
+def _checked(work: Callable[[], Answer]) -> Answer:
+    try:
+        return work()
+    except SessionDBError as error:
+        typer.echo(f"sessiondb: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from None
