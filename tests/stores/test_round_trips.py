@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
 from unittest import mock
@@ -29,7 +29,6 @@ from summary import note
 
 TABLE = "Sequential round trips on the wire: counted/allowed"
 PER_USER = 3
-POOLER = "pooler=transaction"
 
 
 class Bench:
@@ -160,8 +159,8 @@ class Scenario:
     others: Mapping[str, int] = field(default_factory=dict)
 
     def allowed(self, kind: str) -> int:
-        # Without prepared statements a statement is described in one flight, and run in the next.
-        return self.others.get(kind, self.budget * 2 if kind == BEHIND_POOLER else self.budget)
+        # A statement that is not prepared is described in one flight, and run in the next.
+        return self.others.get(kind, self.budget * 2 if kind == "pgbouncer" else self.budget)
 
 
 SCENARIOS = [
@@ -181,8 +180,8 @@ SCENARIOS = [
     Scenario("revoke all", revoke_all, 2),
 ]
 
-BEHIND_POOLER = "postgresql behind a pooler"
-STORES = ("postgresql", BEHIND_POOLER, "mysql", "redis", "redis_cluster")
+STORES = ("postgresql", "pgbouncer", "mysql", "redis", "redis_cluster")
+OPTIONS = {"pgbouncer": ("pooler=transaction",)}
 
 
 @asynccontextmanager
@@ -195,7 +194,7 @@ async def behind_wire(kind: str, meter: Meter) -> AsyncIterator[str]:
         before, at, _ = parts.netloc.rpartition("@")
         url = parts._replace(netloc=f"{before}{at}127.0.0.1:{port}").geturl()
         try:
-            yield with_option(url, f"prefix={prefix}")
+            yield with_option(url, "&".join((f"prefix={prefix}", *OPTIONS.get(kind, ()))))
         finally:
             await drop(kind, prefix)
 
@@ -218,18 +217,13 @@ async def cluster_behind_wires(meter: Meter) -> AsyncIterator[str]:
         await asyncio.to_thread(cluster.stop)
 
 
-def database(kind: str, meter: Meter) -> AbstractAsyncContextManager[str]:
-    if kind == "redis_cluster":
-        return cluster_behind_wires(meter)
-    return behind_wire("postgresql" if kind == BEHIND_POOLER else kind, meter)
-
-
 @asynccontextmanager
 async def open_bench(kind: str) -> AsyncIterator[Bench]:
     meter = Meter()
-    async with database(kind, meter) as url:
-        store = open_store(with_option(url, POOLER) if kind == BEHIND_POOLER else url)
-        shop = Shop(ManualClock(), cast("MemoryStore", store), policy=Policy(per_user=PER_USER))
+    behind = cluster_behind_wires(meter) if kind == "redis_cluster" else behind_wire(kind, meter)
+    async with behind as url:
+        store = cast("MemoryStore", open_store(url))  # what the shop needs of it, every store has
+        shop = Shop(ManualClock(), store, policy=Policy(per_user=PER_USER))
         # The background is written when a scenario says so.
         with mock.patch("sessiondb.background.FLUSH_EVERY", 3600.0):
             async with shop.http:
