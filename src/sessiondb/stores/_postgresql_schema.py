@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.stores._postgresql_partitions import REST, check_partitioned
 
 SCHEMA_VERSION = 1
 OLDEST_SERVER = 130000
@@ -38,8 +39,8 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
   salt             bytea,
   rotated_at       bigint,
   confirmed_at     bigint
-) WITH (fillfactor = 80);
-CREATE INDEX IF NOT EXISTS {p}sessions_user ON {p}sessions (user_id, sid) WHERE user_id IS NOT NULL;
+) {storage};
+{parts}CREATE INDEX IF NOT EXISTS {p}sessions_user ON {p}sessions (user_id, sid) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS {p}sessions_check ON {p}sessions (check_at);
 CREATE TABLE IF NOT EXISTS {p}users (
   user_id    text COLLATE "C" PRIMARY KEY,
@@ -66,31 +67,38 @@ INSERT INTO {p}meta (key, value) VALUES ('schema_version', '{version}') ON CONFL
 
 _NAMES = re.findall(r"IF NOT EXISTS {p}(\w+)", _DDL)
 # Any number will do, as long as no two programs that share a database mean different things by it.
-_LOCK = 0x5E551_0DB
+LOCK = 0x5E551_0DB
+_STORAGE = "WITH (fillfactor = 80)"
 
 
-def schema_sql(prefix: str = "sessiondb_") -> str:
-    """The DDL, for databases that are made by hand. Times are microseconds since the epoch, UTC."""
-    return _DDL.format(p=prefix, version=SCHEMA_VERSION)
+def schema_sql(prefix: str = "sessiondb_", *, partitions: bool = False) -> str:
+    """The DDL, for databases that are made by hand. Times are microseconds since the epoch, UTC.
+
+    With ``partitions``, those of the months are made by the store, whose role must own the table for that.
+    """
+    storage, parts = _STORAGE, ""
+    if partitions:
+        storage = "PARTITION BY RANGE (sid)"
+        table = f"{prefix}sessions"
+        parts = f"CREATE TABLE IF NOT EXISTS {table}_{REST} PARTITION OF {table} DEFAULT {_STORAGE};\n"
+    return _DDL.format(p=prefix, version=SCHEMA_VERSION, storage=storage, parts=parts)
 
 
-async def prepare(connection: Any, prefix: str, *, make: bool = True) -> None:
-    """Make what is missing of the tables, if the role may, and check their version. Two flights if nothing is to do.
+async def prepare(connection: Any, prefix: str, *, partitions: bool = False) -> None:
+    """Make what is missing of the tables, and check their version. Three flights if nothing is to do.
 
-    Raises ``ConfigurationError`` for an old server, a newer schema, or tables that are missing where ``make`` is off.
+    Raises ``ConfigurationError`` for an old server, a newer schema, or a table that should have partitions.
     """
     check_server(connection)
-    if await _is_complete(connection, prefix):
-        await _check_version(connection, prefix)
-        return
-    if not make:
-        return
-    async with connection.transaction():
-        # Two workers start at once, and CREATE TABLE IF NOT EXISTS is no match for that.
-        await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        await _check_version(connection, prefix)
-        await connection.execute(schema_sql(prefix))
+    if not await _is_complete(connection, prefix):
+        async with connection.transaction():
+            # Two workers start at once, and CREATE TABLE IF NOT EXISTS is no match for that.
+            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            await _check_version(connection, prefix)
+            await connection.execute(schema_sql(prefix, partitions=partitions))
     await _check_version(connection, prefix)
+    if partitions:
+        await check_partitioned(connection, f"{prefix}sessions")
 
 
 def check_server(connection: Any) -> None:

@@ -228,12 +228,15 @@ async def events(sql: Statements, connection: Any, query: EventQuery) -> EventPa
 async def stats(sql: Statements, connection: Any) -> Stats:
     """See ``Store.stats``; above a million sessions from a sample of one page in a hundred."""
     rows, size, events = await connection.fetchrow(
-        "SELECT (SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass($1)), "
-        "(SELECT sum(pg_total_relation_size(to_regclass(name)))::bigint FROM unnest($2::text[]) AS name), "
+        "WITH parts AS (SELECT to_regclass($1)::oid AS id "
+        "UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass($1)) "
+        "SELECT (SELECT sum(greatest(reltuples, 0))::bigint FROM pg_class JOIN parts ON oid = id), "
+        "(SELECT sum(pg_total_relation_size(id))::bigint FROM (SELECT id FROM parts "
+        "UNION ALL SELECT to_regclass(name) FROM unnest($2::text[]) AS name) AS all_tables), "
         f"(SELECT CASE WHEN c.reltuples > {COUNT_EXACTLY} THEN c.reltuples::bigint "
         f"ELSE (SELECT count(*) FROM {sql.events}) END FROM pg_class c WHERE oid = to_regclass($3))",
         sql.sessions,
-        [sql.sessions, sql.users, sql.events],
+        [sql.users, sql.events],
         sql.events,
     )
     sampled = rows > COUNT_EXACTLY

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from sessiondb.core.errors import ConfigurationError
 
 _PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.ASCII).fullmatch
-_OURS = ("prefix", "pool_size", "replica", "pooler", "lock_timeout", "connect_timeout")
+_OURS = ("prefix", "pool_size", "replica", "pooler", "lock_timeout", "connect_timeout", "partitions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,14 @@ class Settings:
     * ``pooler=transaction``: PgBouncer in transaction mode is between: no prepared statements, no settings.
     * ``lock_timeout`` (0.2 s): how long to wait for a row that another transaction holds.
     * ``connect_timeout`` (2 s).
+    * ``partitions=monthly``: the sessions of a month are a table of their own, see ``_postgresql_partitions``.
     """
 
     where: str
     prefix: str
     pool_size: int
     replica: str | None
+    partitions: bool
     arguments: dict[str, Any]
     replica_arguments: dict[str, Any]
 
@@ -47,6 +49,9 @@ def parse(url: str) -> Settings:
             f"postgresql://: pooler is {pooler!r}; say ?pooler=transaction behind PgBouncer in transaction mode, "
             "nothing in session mode. Statement mode cannot work: what belongs together would be torn apart."
         )
+    partitions = options.get("partitions")
+    if partitions not in (None, "monthly"):
+        raise ConfigurationError(f"postgresql://: partitions is {partitions!r}; use 'monthly', or leave it out.")
     lock_timeout = _number(options, "lock_timeout", 0.2, 0.01, 60)
     connect_timeout = _number(options, "connect_timeout", 2, 0.1, 60)
     pool_size = _number(options, "pool_size", 8, 1, 1000)
@@ -71,6 +76,7 @@ def parse(url: str) -> Settings:
         prefix=prefix,
         pool_size=int(pool_size),
         replica=replica,
+        partitions=partitions is not None,
         arguments={"dsn": rest, **common},
         replica_arguments={"dsn": replica_rest, **common},
     )

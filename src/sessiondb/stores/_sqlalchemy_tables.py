@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     Column,
     Identity,
     Index,
@@ -42,7 +43,9 @@ class _Types:
     empty_data: str | None = None
     empty_json: str | None = None
     normal: str | None = None
+    check: str | None = None
     key: str = "key"
+    is_json: str | None = None  # a condition for text
 
 
 _BINARY = mysql.VARBINARY
@@ -63,13 +66,15 @@ _TYPES = {
     "mysql": _Types(
         number=BigInteger(),
         sid=mysql.BINARY(16),
-        data=mysql.JSON(),
+        data=mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"),
         json=Text(),
         text=String,
         exact=_BINARY,
         blob=_BINARY,
         digest=mysql.BINARY(32),
+        check="json_valid(data)",
         key="name",
+        is_json="json_valid(data)",
     ),
     "sqlite": _Types(
         number=Integer(),
@@ -148,8 +153,10 @@ def _sessions(metadata: MetaData, prefix: str, types: _Types) -> None:
         Column("salt", types.blob(64)),
         Column("rotated_at", types.number),
         Column("confirmed_at", types.number),
+        *([] if types.check is None else [CheckConstraint(types.check)]),
         _index(f"{name}_user", "user_id", "sid"),
         Index(f"{name}_check", "check_at"),
+        *([] if types.is_json is None else [CheckConstraint(types.is_json)]),
         postgresql_with={"fillfactor": 80},
         **_OPTIONS,
     )

@@ -7,6 +7,7 @@ sids, so batches of several workers wait for each other and never deadlock.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +25,8 @@ from sessiondb.stores import _postgresql_sets as sets
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._pool import Pool
 from sessiondb.stores._postgresql_errors import is_about_rows, is_deadlock, lost_tables, refusal, translated
-from sessiondb.stores._postgresql_schema import prepare
+from sessiondb.stores._postgresql_partitions import keep_partitions, month_of
+from sessiondb.stores._postgresql_schema import LOCK, prepare
 from sessiondb.stores._postgresql_url import parse
 from sessiondb.stores.base import (
     Admission,
@@ -40,6 +42,8 @@ from sessiondb.stores.base import (
     Stats,
     Swept,
 )
+
+log = logging.getLogger("sessiondb")
 
 TRIES = 3
 NO_TIME = 0  # only whether a change can land is asked, not what it makes of the record
@@ -72,6 +76,7 @@ class PostgreSQLStore:
         self._sql = rows.Statements(self._settings.prefix)
         self._pools = PerLoop("PostgreSQL", self._make_pools)
         self._prepared = False
+        self._partitioned = 0  # the month whose partitions, and the next ones, are known to be there
 
     def __repr__(self) -> str:
         return f"PostgreSQLStore({self._settings.where})"
@@ -85,6 +90,8 @@ class PostgreSQLStore:
             async with self._connection() as connection:
                 self._prepared = False
                 await self._prepare(connection)
+                if self._settings.partitions:
+                    await self._keep_partitions(connection, await connection.fetchval(f"SELECT {rows.NOW}"))
         except BaseException:
             await self.close()
             raise
@@ -114,8 +121,12 @@ class PostgreSQLStore:
         return await asyncpg.connect(**self._settings.replica_arguments)
 
     async def _prepare(self, connection: Any) -> None:
-        await prepare(connection, self._settings.prefix)
+        await prepare(connection, self._settings.prefix, partitions=self._settings.partitions)
         self._prepared = True
+
+    async def _keep_partitions(self, connection: Any, now: int) -> None:
+        if self._partitioned != month_of(now) and await keep_partitions(connection, self._sql.sessions, now, LOCK):
+            self._partitioned = month_of(now)
 
     @asynccontextmanager
     async def _connection(self, outcome: WriteOutcome = "not_applied", *, reading: bool = False) -> AsyncIterator[Any]:
@@ -261,6 +272,12 @@ class PostgreSQLStore:
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """See ``Store.sweep``; rows that somebody else holds are left for the next pass."""
         async with self._connection("unknown") as connection:
+            if self._settings.partitions:
+                try:
+                    await self._keep_partitions(connection, cutoffs.now)
+                except asyncpg.PostgresError as error:
+                    # Nothing fails for want of a partition, and the next sweep tries again.
+                    log.warning("partitions of %s were not kept: %s", self._sql.sessions, type(error).__name__)
             return await sets.sweep(self._sql, connection, cutoffs, limit)
 
     async def append(self, events: Sequence[Event]) -> None:
