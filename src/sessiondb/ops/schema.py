@@ -23,7 +23,8 @@ def ddl(url: str) -> str:
     if name == "postgresql":
         from sessiondb.stores import _postgresql_schema, _postgresql_url
 
-        return _postgresql_schema.schema_sql(_postgresql_url.parse(url).prefix)
+        settings = _postgresql_url.parse(url)
+        return _postgresql_schema.schema_sql(settings.prefix, partitions=settings.partitions)
     if name == "mysql":
         from sessiondb.stores import _mysql_schema, _mysql_url
 
