@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from provision.mariadb import MariaDB
+from provision.mongodb import MongoDB
 from provision.pgbouncer import PgBouncer
 from provision.postgresql import PostgreSQL
 from provision.process import NotHere, ServerProcess
@@ -49,6 +50,7 @@ _STARTS: dict[str, Callable[[], Started]] = {
     "mysql": lambda: MariaDB("--innodb-flush-log-at-trx-commit=2", "--max-connections=300"),
     "redis": Valkey,
     "redis_cluster": ValkeyCluster,
+    "mongodb": MongoDB,
 }
 _running: list[Started] = []
 _used: list[tuple[str, str]] = []
@@ -124,7 +126,7 @@ def with_login(url: str, user: str | None = None, password: str | None = None) -
     return parts._replace(netloc=f"{who}:{secret}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
-NETWORK = ("postgresql", "mysql", "redis")
+NETWORK = ("postgresql", "mysql", "redis", "mongodb")
 KINDS = ("sqlite", *NETWORK, "redis_cluster")
 
 
@@ -172,12 +174,22 @@ async def _drop_redis(url: str, prefix: str) -> None:
     await store.close()
 
 
+async def _drop_mongodb(url: str, prefix: str) -> None:
+    from sessiondb.stores._mongodb_url import parse
+
+    collections = parse(with_option(url, f"prefix={prefix}")).connect()
+    for collection in (collections.sessions, collections.users, collections.events, collections.meta):
+        await collection.drop()
+    await collections.close()
+
+
 _DROPS: dict[str, Callable[[str, str], Awaitable[None]]] = {
     "postgresql": _drop_postgresql,
     "pgbouncer": _drop_postgresql,
     "mysql": _drop_mysql,
     "redis": _drop_redis,
     "redis_cluster": _drop_redis,
+    "mongodb": _drop_mongodb,
 }
 
 

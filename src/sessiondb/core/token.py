@@ -70,7 +70,7 @@ def parse(raw: bytes) -> Token | None:
     if sid[6] >> 4 != 7 or sid[8] >> 6 != 2:
         return None
     return Token(
-        _format_sid(sid),
+        format_sid(sid),
         a2b_base64(standard[23:45] + b"=="),
         a2b_base64(standard[46:] + b"="),
     )
@@ -113,9 +113,10 @@ def _uuid7(milliseconds: int, random: bytes) -> Sid:
     value = bytearray(milliseconds.to_bytes(6, "big") + random)
     value[6] = 0x70 | (value[6] & 0x0F)
     value[8] = 0x80 | (value[8] & 0x3F)
-    return _format_sid(bytes(value))
+    return format_sid(bytes(value))
 
 
-def _format_sid(raw: bytes) -> Sid:
+def format_sid(raw: bytes) -> Sid:
+    """Sixteen bytes as a sid."""
     text = raw.hex()
     return Sid(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")

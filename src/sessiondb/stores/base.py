@@ -236,6 +236,8 @@ _KINDS: dict[str, StoreKind] = {
     "mariadb": StoreKind("sessiondb.stores.mysql", "mysql_from_url", "asyncmy", "mysql"),
     "redis": StoreKind("sessiondb.stores.redis", "redis_from_url", "hiredis", "redis"),
     "rediss": StoreKind("sessiondb.stores.redis", "redis_from_url", "hiredis", "redis"),
+    "mongodb": StoreKind("sessiondb.stores.mongodb", "mongodb_from_url", "pymongo", "mongodb"),
+    "mongodb+srv": StoreKind("sessiondb.stores.mongodb", "mongodb_from_url", "pymongo", "mongodb"),
 }
 
 _ALIASES = {"postgres": "postgresql", "valkey": "redis", "valkeys": "rediss"}
@@ -247,8 +249,9 @@ def open_store(url: str) -> Store:
     ``memory://`` · ``sqlite:///relative.db`` · ``sqlite:////absolute.db`` ·
     ``postgresql://user:password@host:5432/database`` · ``mysql://`` or ``mariadb://user:password@host:3306/database`` ·
     ``redis://host:6379/0``, ``rediss://``,
-    ``redis+cluster://host1,host2``, ``redis+sentinel://host1,host2/primary-name``. Raises ``ConfigurationError`` for an
-    unknown scheme, a missing extra or an option that the store does not know.
+    ``redis+cluster://host1,host2``, ``redis+sentinel://host1,host2/primary-name`` ·
+    ``mongodb://host1,host2/database``, ``mongodb+srv://host/database``. Raises ``ConfigurationError`` for an unknown
+    scheme, a missing extra or an option that the store does not know.
     """
     scheme = urlsplit(url).scheme if "://" in url else ""
     # SQLAlchemy names its driver in the scheme: postgresql+asyncpg.

@@ -1,0 +1,356 @@
+"""What looks at many sessions at once: the limit per user, searching, ending by user, sweeping, events, counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from pymongo import DESCENDING, DeleteOne, ReturnDocument, UpdateOne
+from pymongo.errors import DuplicateKeyError
+
+from sessiondb.core.change import new_change_id
+from sessiondb.core.record import EndReason, Record
+from sessiondb.core.token import Sid
+from sessiondb.stores._mongodb_rows import (
+    LIVING,
+    NO_DATA,
+    Document,
+    deadline,
+    end_update,
+    sid_of,
+    sid_value,
+    to_event,
+    to_record,
+)
+from sessiondb.stores._mongodb_url import Collection, Collections
+from sessiondb.stores.base import (
+    SWEEP_GRACE,
+    Admission,
+    Cutoffs,
+    Ended,
+    EventPage,
+    EventQuery,
+    Login,
+    Page,
+    Query,
+    Stats,
+    Swept,
+)
+
+COUNT_EXACTLY = 1_000_000
+_SAMPLE = 10_000
+_PUSHED_OUT = 100  # more than can be under way at once for one user
+
+
+async def _fetch(collection: Collection, where: Document, projection: Document | None = None) -> list[Record]:
+    # The whole answer at once: the default first batch is 101.
+    return [to_record(document) async for document in collection.find(where, projection, batch_size=1000)]
+
+
+# -- ending -----------------------------------------------------------------------------------------------
+
+
+class _Ending(msgspec.Struct, frozen=True):
+    """How one session ends. ``if_unseen``: only if nobody has been seen there since it was read."""
+
+    record: Record
+    reason: EndReason
+    at: int
+    if_unseen: bool = False
+
+    @property
+    def report(self) -> Ended:
+        return Ended(self.record.sid, self.record.user_id, self.reason.value, self.at)
+
+
+async def _end(sessions: Collection, endings: Sequence[_Ending], purge_at: int) -> list[_Ending]:
+    """Those of ``endings`` that this call has written; one round trip, two if somebody else was faster somewhere."""
+    if not endings:
+        return []
+    # One id for all: it marks what was ended here.
+    change_id = new_change_id()
+    updates = []
+    for one in endings:
+        guard = {"last_seen_at": one.record.last_seen_at} if one.if_unseen else {}
+        where = {"_id": sid_value(one.record.sid), **LIVING, **guard}
+        updates.append(UpdateOne(where, end_update(change_id, one.reason, one.at, purge_at)))
+    result = await sessions.bulk_write(updates, ordered=False)
+    if result.matched_count == len(endings):
+        return list(endings)
+    where = {"_id": _any_of(one.record.sid for one in endings), "last_changes": change_id}
+    ours = {sid_of(document) async for document in sessions.find(where, {"_id": True})}
+    return [one for one in endings if one.record.sid in ours]
+
+
+def _any_of(sids: Iterable[str]) -> Document:
+    return {"$in": [sid_value(sid) for sid in sids]}
+
+
+# -- the limit per user -----------------------------------------------------------------------------------
+
+
+async def admit(collections: Collections, login: Login) -> Admission:
+    """See ``Store.admit``. One round trip; at the limit two more."""
+    own_sid = sid_value(login.sid)
+    forbidden, records = await asyncio.gather(
+        collections.users.find_one({"_id": login.user_id}, {"not_before": True}),
+        _fetch(
+            collections.sessions, {"user_id": login.user_id, "$or": [dict(LIVING), {"_id": own_sid}]}, dict(NO_DATA)
+        ),
+    )
+    own = next((record for record in records if record.sid == login.sid), None)
+    if own is None or own.ended_at is not None:
+        by_limit = own is not None and own.end_reason == EndReason.LIMIT
+        return Admission("limit" if by_limit else "revoked")
+    if forbidden is not None and forbidden.get("not_before", 0) > login.began_at:
+        return Admission("revoked", await _leave(collections, login, [own], EndReason.REFUSED))
+    rivals = [record for record in records if login.caps.deadline(record) > login.now]
+    if login.per_user is None or len(rivals) <= login.per_user:
+        return Admission()
+    # The one that asks counts as the newest: sids of one millisecond are in no order.
+    rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
+    out = await _push_out(collections.users, login, rivals, login.per_user)
+    # Not refusing: also those whom a login has pushed out that died before it could end them.
+    refuses = login.on_limit == "refuse"
+    leaving = [record for record in ([own] if refuses else rivals) if record.sid in out]
+    ended = await _leave(collections, login, leaving, EndReason.REFUSED if refuses else EndReason.LIMIT)
+    return Admission("limit" if own.sid in out else None, ended)
+
+
+async def _leave(collections: Collections, login: Login, records: list[Record], reason: EndReason) -> list[Ended]:
+    endings = [_Ending(record, reason, login.now) for record in records]
+    return [one.report for one in await _end(collections.sessions, endings, login.purge_at)]
+
+
+async def _push_out(users: Collection, login: Login, rivals: Sequence[Record], most: int) -> set[Sid]:
+    """Who is out now, by the user's document.
+
+    Concurrent logins see each other as surplus and would end each other. So who has to go is decided on one document,
+    login after login: whoever is out already is no rival any more, and pushes nobody out.
+    """
+    own = sid_value(login.sid)
+    candidates = [sid_value(record.sid) for record in rivals]
+    living = {"$filter": {"input": candidates, "cond": {"$not": [{"$in": ["$$this", "$$out"]}]}}}
+    over = {"$subtract": [{"$size": "$$living"}, most]}
+    leave: Document = {"$slice": ["$$living", over]}
+    if login.on_limit == "refuse":
+        leave = {"$literal": [own]}
+    grown = {"$slice": [{"$concatArrays": ["$$out", leave]}, -max(_PUSHED_OUT, len(candidates))]}
+    is_full = {"$and": [{"$gt": [over, 0]}, {"$not": [{"$in": [own, "$$out"]}]}]}
+    after = {
+        "$let": {
+            "vars": {"out": {"$ifNull": ["$pushed_out", []]}},
+            "in": {"$let": {"vars": {"living": living}, "in": {"$cond": [is_full, grown, "$$out"]}}},
+        }
+    }
+    user = {"_id": login.user_id}
+    while True:
+        found = await users.find_one_and_update(
+            user, [{"$set": {"pushed_out": after}}], {"pushed_out": True}, return_document=ReturnDocument.AFTER
+        )
+        if found is not None:
+            break
+        # Made by itself, once in a user's life: an upsert that meets another one does not always show the result.
+        try:
+            await users.insert_one(dict(user))
+        except DuplicateKeyError:
+            pass  # somebody else has just made it
+    known = {one: record.sid for one, record in zip(candidates, rivals, strict=True)}
+    return {known[one] for one in found["pushed_out"] if one in known}
+
+
+# -- searching, ending by user ----------------------------------------------------------------------------
+
+
+def _condition(query: Query) -> Document:
+    where: Document = {}
+    if query.user_id is not None:
+        where["user_id"] = query.user_id
+    if query.sids is not None:
+        where["_id"] = _any_of(query.sids)
+    return where
+
+
+async def find(collections: Collections, query: Query) -> Page:
+    """See ``Store.find``."""
+    conditions = [_condition(query)]
+    if query.before is not None:
+        conditions.append({"_id": {"$lt": sid_value(query.before)}})
+    if query.state != "all":
+        living = {"$expr": {"$gt": [deadline(query.caps), query.now]}}
+        if query.state == "live":
+            conditions.append({**LIVING, **living})
+        else:
+            conditions.append({"$or": [{"ended_at": {"$exists": True}}, {"$nor": [living]}]})
+    cursor = collections.sessions.find({"$and": conditions}, batch_size=query.limit + 2)
+    found = await cursor.sort("_id", DESCENDING).limit(query.limit + 1).to_list()
+    records = [to_record(document) for document in found[: query.limit]]
+    return Page(records, records[-1].sid if len(found) > len(records) > 0 else None)
+
+
+async def end_where(collections: Collections, query: Query, reason: EndReason) -> list[Ended]:
+    """See ``Store.end_where``. Two round trips, more only where somebody comes or is seen meanwhile."""
+    sessions = collections.sessions
+    settled: set[str] = set() if query.keep is None else {query.keep}
+    looks_again = False
+    if query.not_before is not None and query.user_id is not None:
+        looks_again = True
+        _, records = await asyncio.gather(
+            _forbid(collections.users, query.user_id, query.not_before), _living(sessions, query, settled)
+        )
+    else:
+        records = await _living(sessions, query, settled)
+    ended: list[Ended] = []
+    while records or looks_again:
+        endings = [_ending(record, query, reason) for record in records]
+        settled.update(record.sid for record in records)
+        ending = _end(sessions, endings, query.purge_at)
+        if looks_again:
+            # A login that has not seen not_before had written its session by then: it is seen now.
+            done, records = await asyncio.gather(ending, _living(sessions, query, settled))
+            looks_again = False
+        else:
+            done, records = await ending, []
+        ended += [one.report for one in done if not one.if_unseen]
+        # Seen after the reading: alive, so to be ended for the reason that was given.
+        missed = {one.record.sid for one in endings if one.if_unseen} - {one.record.sid for one in done}
+        if missed:
+            settled -= missed
+            records = await _living(sessions, query, settled)
+    return sorted(ended, key=lambda one: one.sid)
+
+
+async def _forbid(users: Collection, user_id: str, not_before: int) -> None:
+    for attempt in range(2):
+        try:
+            await users.update_one({"_id": user_id}, {"$max": {"not_before": not_before}}, upsert=True)
+        except DuplicateKeyError:
+            if attempt:
+                raise
+        else:
+            return  # else two made it at once: it is there now
+
+
+async def _living(sessions: Collection, query: Query, but: set[str]) -> list[Record]:
+    spared = {"_id": {"$nin": [sid_value(sid) for sid in but]}}
+    return await _fetch(sessions, {"$and": [{**_condition(query), **LIVING}, spared]}, dict(NO_DATA))
+
+
+def _ending(record: Record, query: Query, reason: EndReason) -> _Ending:
+    over_at = query.caps.deadline(record)
+    if over_at > query.now:
+        return _Ending(record, reason, query.now)
+    return _Ending(record, query.caps.expiry_reason(record), over_at, if_unseen=True)
+
+
+# -- sweeping ---------------------------------------------------------------------------------------------
+
+
+async def sweep(collections: Collections, cutoffs: Cutoffs, limit: int) -> Swept:
+    """See ``Store.sweep``."""
+    if not await _take_turn(collections.meta, cutoffs):
+        return Swept()
+    sessions = collections.sessions
+    cursor = sessions.find({"check_at": {"$lte": cutoffs.now}}, dict(NO_DATA), batch_size=limit + 1)
+    due = [to_record(document) for document in await cursor.sort("check_at").limit(limit).to_list()]
+    endings: list[_Ending] = []
+    later: list[Any] = []
+    purges: list[Any] = []
+    for record in due:
+        over_at = cutoffs.caps.deadline(record)
+        own = {"_id": sid_value(record.sid)}
+        if record.ended_at is not None:
+            purges.append(DeleteOne({**own, "ended_at": {"$exists": True}}))
+        elif over_at + SWEEP_GRACE <= cutoffs.now:
+            endings.append(_Ending(record, cutoffs.caps.expiry_reason(record), over_at, if_unseen=True))
+        else:
+            moved = {"$set": {"check_at": over_at + SWEEP_GRACE}}
+            later.append(UpdateOne({**own, **LIVING, "check_at": record.check_at}, moved))
+    done, purged, _ = await asyncio.gather(
+        _end(sessions, endings, cutoffs.now + cutoffs.keep_ended), _bulk(sessions, purges), _bulk(sessions, later)
+    )
+    return Swept([one.report for one in done], purged, len(due) == limit)
+
+
+async def _bulk(sessions: Collection, writes: list[Any]) -> int:
+    """Write all; how many were deleted."""
+    return (await sessions.bulk_write(writes, ordered=False)).deleted_count if writes else 0
+
+
+async def _take_turn(meta: Collection, cutoffs: Cutoffs) -> bool:
+    if cutoffs.worker is None:
+        return True
+    free = [{"worker": cutoffs.worker}, {"until": {"$lte": cutoffs.now}}]
+    turn = {"$set": {"worker": cutoffs.worker, "until": cutoffs.now + cutoffs.turn}}
+    try:
+        await meta.update_one({"_id": "sweeper", "$or": free}, turn, upsert=True)
+    except DuplicateKeyError:
+        return False  # it is there, and is not free
+    return True
+
+
+# -- events and counts ------------------------------------------------------------------------------------
+
+
+async def events(collections: Collections, query: EventQuery) -> EventPage:
+    """See ``Store.events``."""
+    where: Document = {}
+    for name in ("user_id", "sid", "type"):
+        if (value := getattr(query, name)) is not None:
+            where[name] = value
+    if query.after is not None:
+        where["_id"] = {"$lt": query.after}
+    between = {"$gte": query.since, "$lt": query.until}
+    between = {name: at for name, at in between.items() if at is not None}
+    if between:
+        where["at"] = between
+    cursor = collections.events.find(where, batch_size=query.limit + 2)
+    found = await cursor.sort("_id", DESCENDING).limit(query.limit + 1).to_list()
+    shown = found[: query.limit]
+    following = int(shown[-1]["_id"]) if len(found) > len(shown) > 0 else None
+    return EventPage([to_event(document) for document in shown], following)
+
+
+async def stats(collections: Collections) -> Stats:
+    """See ``Store.stats``; above a million sessions from a sample of ten thousand."""
+    total, events, size = await asyncio.gather(
+        collections.sessions.estimated_document_count(),
+        collections.events.estimated_document_count(),
+        collections.database.command("dbStats"),
+    )
+    sampled = total > COUNT_EXACTLY
+    is_living = {"$eq": [{"$ifNull": ["$ended_at", None]}, None]}
+    stages: list[Document] = [{"$sample": {"size": _SAMPLE}}] if sampled else []
+    stages.append(
+        {
+            "$group": {
+                "_id": "$user_id",
+                "all": {"$sum": 1},
+                "live": {"$sum": {"$cond": [is_living, 1, 0]}},
+            }
+        }
+    )
+    sums = {
+        "$group": {
+            "_id": None,
+            "all": {"$sum": "$all"},
+            "live": {"$sum": "$live"},
+            "users": {
+                "$sum": {
+                    "$cond": [{"$and": [{"$gt": ["$live", 0]}, {"$ne": [{"$ifNull": ["$_id", None]}, None]}]}, 1, 0]
+                }
+            },
+        }
+    }
+    found = await (await collections.sessions.aggregate([*stages, sums])).to_list()
+    counts = found[0] if found else {"all": 0, "live": 0, "users": 0}
+    scale = total / counts["all"] if sampled and counts["all"] else 1.0
+    return Stats(
+        live=round(counts["live"] * scale),
+        ended=round((counts["all"] - counts["live"]) * scale),
+        users=round(counts["users"] * scale),
+        events=events,
+        size_bytes=int(size["storageSize"] + size["indexSize"]),
+    )
