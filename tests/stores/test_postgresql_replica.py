@@ -1,0 +1,118 @@
+"""A read replica that follows its primary: it serves listing, events and counts, and never a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+from provision.postgresql import PostgreSQL
+from provision.process import NotHere
+
+from databases import start, with_database, with_option
+from sessiondb import SessionDB, StoreUnavailable
+
+
+class Pair(NamedTuple):
+    primary: PostgreSQL
+    replica: PostgreSQL
+
+    @property
+    def url(self) -> str:
+        return with_option(self.primary.url, f"replica={quote(self.replica.url, safe='')}")
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    primary = start("postgresql")
+    assert isinstance(primary, PostgreSQL)
+    try:
+        replica = PostgreSQL({"fsync": "off", "max_connections": "200"}, replica_of=primary.url)
+    except NotHere as error:
+        pytest.skip(str(error))
+    yield Pair(primary, replica)
+    replica.stop()
+    primary.stop()
+
+
+async def caught_up(pair: Pair) -> Any:
+    """A connection to the replica, which has all that the primary has now."""
+    primary, replica = await asyncpg.connect(pair.primary.url), await asyncpg.connect(pair.replica.url)
+    place = await primary.fetchval("SELECT pg_current_wal_lsn()")
+    async with asyncio.timeout(20):
+        while await replica.fetchval("SELECT pg_last_wal_replay_lsn() < $1", place):
+            await asyncio.sleep(0.02)
+    await primary.close()
+    return replica
+
+
+async def test_only_listing_events_and_counts_ask_a_replica(pair: Pair) -> None:
+    """It stands still meanwhile, so that what is written can be seen on the primary alone."""
+    async with SessionDB(pair.url, sweep_every=None) as db:
+        issued = await db.create("ann", {"a": 1})
+        await db.revoke((await db.create("ann")).session.sid)
+        await db.close()  # writes the events that wait
+        await db.open()
+        replica = await caught_up(pair)
+        before = await db.stats()
+        events = (await db.events(user_id="ann")).events
+        assert events
+        await replica.execute("SELECT pg_wal_replay_pause()")
+        async with asyncio.timeout(20):
+            while await replica.fetchval("SELECT pg_get_wal_replay_pause_state()") != "paused":
+                await asyncio.sleep(0.02)
+        try:
+            async with db.session(issued.token) as session:
+                session["a"] = 2
+            async with db.session(issued.token) as session:
+                assert session == {"a": 2}, "a request reads what has just been written"
+            assert await db.revoke_all("ann") == 1, "whom to end is asked of the primary"
+            async with db.session(issued.token) as session:
+                assert session.user_id is None
+            assert [info.sid for info in await db.sessions_of("ann")] == [issued.session.sid]
+            assert await db.stats() == before
+            assert (await db.events(user_id="ann")).events == events
+        finally:
+            await replica.execute("SELECT pg_wal_replay_resume()")
+            await replica.close()
+        await (await caught_up(pair)).close()
+        assert await db.sessions_of("ann") == []
+        assert (await db.stats()).live == before.live - 1
+
+
+async def test_a_replica_given_as_primary_is_told_with_the_cure(pair: Pair) -> None:
+    async with SessionDB(pair.primary.url) as db:
+        token = (await db.create("bob")).token
+    await (await caught_up(pair)).close()
+    async with SessionDB(pair.replica.url, sweep_every=None) as db:
+        async with db.session(token) as session:
+            assert session.user_id == "bob"
+        with pytest.raises(StoreUnavailable, match=r"read-only: a replica.*Name the primary.*\?replica=") as caught:
+            await db.create("bob")
+        assert caught.value.outcome == "not_applied"
+    with pytest.raises(StoreUnavailable, match=r"read-only: a replica.*Name the primary"):
+        await SessionDB(with_option(pair.replica.url, "prefix=new_")).open()
+
+
+async def test_requests_go_on_without_the_replica(pair: Pair) -> None:
+    async with SessionDB(pair.url, sweep_every=None) as db:
+        pair.replica.process.pause()
+        try:
+            token = (await db.create("eve")).token
+            async with db.session(token) as session:
+                assert session.user_id == "eve"
+            with pytest.raises(StoreUnavailable):
+                await db.events(user_id="eve")
+        finally:
+            pair.replica.process.resume()
+
+
+async def test_a_replica_of_another_server_is_told(pair: Pair) -> None:
+    other = with_database(pair.primary.url, "template1")
+    async with SessionDB(with_option(pair.primary.url, f"replica={quote(other, safe='')}")) as db:
+        with pytest.raises(StoreUnavailable, match=r"replica at 127.0.0.1:\d+/template1 does not have the tables"):
+            await db.sessions_of("ann")
+        assert (await db.create("ann")).token
