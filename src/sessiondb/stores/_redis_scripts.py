@@ -218,14 +218,16 @@ return 1
 """
 )
 
-# The newest not_before stays. KEYS: the user's, and the lists of the user's sessions. ARGV: microseconds, milliseconds
-# to keep it. Answers all who are listed: as a command of its own, that could be done before this script is known.
+# The newest not_before stays. KEYS: the user's, and lists of the user's sessions or none. ARGV: microseconds, and
+# milliseconds to keep it. Answers all who are listed: another command could be done before this script is known.
 FORBID = _script(
     """
 local held = redis.call('GET', KEYS[1])
 if not held or tonumber(held) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
-local found = redis.call('ZRANGE', KEYS[2], 0, -1)
-for _, sid in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do found[#found + 1] = sid end
+local found = {}
+for at = 2, #KEYS do
+  for _, sid in ipairs(redis.call('ZRANGE', KEYS[at], 0, -1)) do found[#found + 1] = sid end
+end
 return found
 """
 )

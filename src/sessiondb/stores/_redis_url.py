@@ -106,11 +106,13 @@ def parse(url: str) -> Settings:
         timeout=access.timeout,
     )
 
+    find_primary = sentinel(addresses, unquote(name), to_sentinels)
+
     def make() -> SingleServer | Cluster:
         if kind == "cluster":
             return Cluster(addresses, access, size)
         if kind == "sentinel":
-            return SingleServer(sentinel(addresses, unquote(name), to_sentinels), access, size)
+            return SingleServer(find_primary, access, size)
 
         async def find() -> Address:
             return addresses[0]

@@ -11,7 +11,7 @@ from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_scripts as scripts
-from sessiondb.stores._redis_nodes import Keyed, call
+from sessiondb.stores._redis_nodes import Keyed, begins, call
 from sessiondb.stores.base import Admission, Ended, Login, Page, Query
 
 if TYPE_CHECKING:
@@ -179,8 +179,14 @@ async def _listed(store: RedisStore, query: Query, *, with_ended: bool) -> list[
 async def _forbid(store: RedisStore, query: Query, user_id: str, not_before: int) -> list[Sid]:
     """Write ``not_before`` and list all of the user's sessions, in one step: no login fits between the two."""
     keys = [store.keys.not_before(user_id), store.keys.user(user_id), store.keys.ended(user_id)]
-    command = call(scripts.FORBID, keys, not_before, _KEEP_NOT_BEFORE_MS)
-    [members] = await store.run([command], "unknown", wait=True)
+    times = not_before, _KEEP_NOT_BEFORE_MS
+    [members] = await store.try_all([call(scripts.FORBID, keys, *times)], "unknown", wait=True)
+    if begins(members, "TRYAGAIN"):
+        # The slot moves to another node, and until it has, not all of its keys can be used at once: one by one then.
+        await store.run([call(scripts.FORBID, keys[:1], *times)], "unknown", wait=True)
+        return await _listed(store, query, with_ended=True)
+    if isinstance(members, Exception):
+        raise store.error(members, "unknown")
     return list(dict.fromkeys(rows.sids_of(members) if query.sids is None else query.sids))
 
 
