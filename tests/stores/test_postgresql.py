@@ -88,6 +88,26 @@ async def test_a_database_that_is_not_there_stops_the_start(url: str) -> None:
         await SessionDB(with_database(url, "nowhere")).open()
 
 
+async def test_an_option_that_nobody_knows_stops_the_start(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="does not know an option in the URL"):
+        await SessionDB(f"{url}&pool_sise=3").open()
+
+
+async def test_a_schema_that_is_not_there_stops_the_start(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"CREATE SCHEMA.*search_path"):
+        await SessionDB(f"{url}&search_path=nowhere").open()
+
+
+async def test_the_tables_may_be_in_another_schema(url: str, sql: Any) -> None:
+    schema = f"{prefix_of(url)}app"
+    await sql.execute(f"CREATE SCHEMA {schema}")
+    async with SessionDB(f"{url}&search_path={schema}") as db:
+        await db.create("ann")
+        assert (await db.stats()).live == 1
+    assert await sql.fetchval(f"SELECT user_id FROM {schema}.{prefix_of(url)}sessions") == "ann"
+    await sql.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
 async def test_a_newer_schema_stops_the_start(url: str, sql: Any, kit: Kit) -> None:
     await kit.store()
     await sql.execute(f"UPDATE {prefix_of(url)}meta SET value = '99' WHERE key = 'schema_version'")
@@ -245,6 +265,7 @@ async def test_a_server_without_a_free_connection_is_told_and_recovers(small: Po
     try:
         issued = await asyncio.gather(*(db.create(f"user{n}") for n in range(30)), return_exceptions=True)
         failed = [one for one in issued if isinstance(one, BaseException)]
+        assert failed
         assert all(isinstance(one, StoreUnavailable) for one in failed)
         assert all("max_connections" in str(one) for one in failed)
     finally:

@@ -38,6 +38,8 @@ def parse(url: str) -> Settings:
     parts = urlsplit(url)
     scheme = parts.scheme
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if options.get("charset") == "utf8mb4":
+        del options["charset"]  # engines of SQLAlchemy often name it; here it is always so
     unknown = options.keys() - set(_OPTIONS)
     if unknown:
         known = ", ".join(_OPTIONS)
@@ -57,7 +59,8 @@ def parse(url: str) -> Settings:
         "host": host,
         "port": port,
         "user": unquote(parts.username or "root"),
-        "password": unquote(parts.password or ""),
+        # The driver would encode text as Latin-1.
+        "password": unquote(parts.password or "").encode(),
         "database": database,
         "connect_timeout": _number(scheme, options, "connect_timeout", 2, 60),
     }

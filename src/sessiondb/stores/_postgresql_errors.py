@@ -18,6 +18,8 @@ _SETTINGS = {
     "28P01": "refused the password of the URL's user. Correct it (ALTER ROLE ... PASSWORD ...)",
     "28000": "does not let this user in. Check user, database and address against pg_hba.conf",
     "3D000": "has no database of that name. Make it (createdb NAME), or correct the URL",
+    "3F000": "has no schema to make tables in. CREATE SCHEMA, or correct search_path (?search_path= in the URL)",
+    "42704": "does not know an option in the URL after '?'. What is not sessiondb's goes to the server; correct it",
 }
 _CURES = {
     "53300": (

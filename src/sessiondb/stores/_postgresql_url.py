@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -11,6 +11,9 @@ from sessiondb.core.errors import ConfigurationError
 
 _PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.ASCII).fullmatch
 _OURS = ("prefix", "pool_size", "replica", "pooler", "lock_timeout", "connect_timeout", "partitions")
+# In the URL of an SQLAlchemy engine: what its dialects take for themselves, and what asyncpg calls otherwise.
+_SQLALCHEMY = ("prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback")
+_RENAMED = {"ssl": "sslmode"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Settings:
     pool_size: int
     replica: str | None  # as ``where``
     partitions: bool
-    arguments: dict[str, Any]
-    replica_arguments: dict[str, Any]
+    arguments: dict[str, Any] = field(repr=False)
+    replica_arguments: dict[str, Any] = field(repr=False)
 
 
 def parse(url: str) -> Settings:
@@ -89,7 +92,9 @@ def _split(url: str) -> tuple[str, dict[str, str]]:
         raise ConfigurationError(f"{parts.scheme}:// is no PostgreSQL URL; use postgresql://user@host/database.")
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     ours = {name: value for name, value in pairs if name in _OURS}
-    theirs = urlencode([(name, value) for name, value in pairs if name not in _OURS])
+    theirs = urlencode(
+        [(_RENAMED.get(name, name), value) for name, value in pairs if name not in (*_OURS, *_SQLALCHEMY)]
+    )
     return urlunsplit(("postgresql", parts.netloc, parts.path, theirs, "")), ours
 
 
