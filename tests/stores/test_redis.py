@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,8 @@ from sessiondb import ConfigurationError, SessionDB, open_store
 from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreError
 from sessiondb.core.record import EndReason
+from sessiondb.stores import _redis_scripts as scripts
+from sessiondb.stores._redis_connection import Command, Connection
 from sessiondb.stores._redis_slots import slot_of
 from sessiondb.stores.redis import RedisStore
 from sessiondb.testing import ManualClock
@@ -191,23 +193,32 @@ async def test_scripts_that_are_forgotten_under_load_apply_nothing_twice_and_los
     assert (msgspec.json.decode(found.data), found.rev) == ({"n": 120}, 121)
 
 
-async def test_revoke_all_leaves_no_login_under_way_though_scripts_are_forgotten(store: RedisStore, kit: Kit) -> None:
+async def test_revoke_all_leaves_no_login_under_way_though_its_script_is_forgotten(
+    store: RedisStore, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is loaded again comes after what was sent behind it: not_before must not come after the listing."""
-    done = asyncio.Event()
-    flushing = asyncio.create_task(forget_scripts(store, done))
+    await raw(store, "SCRIPT", "FLUSH")
+    for script in scripts.ALL.values():
+        if script is not scripts.FORBID:
+            await raw(store, "SCRIPT", "LOAD", script.text)
+    loading, logged_in = asyncio.Event(), asyncio.Event()
+    run = Connection.run
 
-    async def log_in(user: str) -> None:
-        record = kit.record(user)
-        await kit.put_in(store, record)
-        await store.admit(kit.login(record, began_at=kit.now))
+    async def held(self: Connection, commands: Sequence[Command]) -> list[Any]:
+        if commands[0][0] == "SCRIPT":
+            loading.set()
+            await logged_in.wait()
+        return await run(self, commands)
 
-    for number in range(150):
-        user = f"user{number}"
-        revoke = store.end_where(kit.query(user, not_before=kit.now + 1), EndReason.REVOKED)
-        await asyncio.gather(*(log_in(user) for _ in range(3)), revoke)
-        assert await kit.living(store, user) == []
-    done.set()
-    assert await flushing > 5
+    monkeypatch.setattr(Connection, "run", held)
+    revoking = asyncio.create_task(store.end_where(kit.query("ann", not_before=kit.now + 1), EndReason.REVOKED))
+    await loading.wait()
+    record = kit.record("ann")
+    await kit.put_in(store, record)
+    assert (await store.admit(kit.login(record, began_at=kit.now))).refused is None
+    logged_in.set()
+    assert [one.sid for one in await revoking] == [record.sid]
+    assert await kit.living(store, "ann") == []
 
 
 async def test_a_users_list_heals_by_sweeping(store: RedisStore, kit: Kit) -> None:
