@@ -1,4 +1,5 @@
-# make demo   the demo app: its own environment, two server processes, the story over real HTTP
+# make demo   the demo app: its own environment, two server processes, the story over real HTTP;
+#             with DB=postgresql, mysql, redis or mongodb on that database, whose server is started for it
 # make test   lint, types and all tests: its own environment and everything the tests need
 # make bench  the benchmark table, side by side with peers
 # Everything is installed into .venv; PYTHON names the interpreter to make it with (3.11 or newer).
@@ -7,12 +8,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DB := sqlite
+DATABASES := sqlite $(patsubst requirements/demo-%.txt,%,$(wildcard requirements/demo-*.txt))
+$(if $(filter $(DB),$(DATABASES)),,$(error DB is '$(DB)'; use one of: $(DATABASES)))
 
 .PHONY: demo test bench lint types unit clean
 .DEFAULT_GOAL := test
 
-demo: $(VENV)/.demo
-	@$(BIN)/python -m examples.demo $(DEMO)
+demo: $(VENV)/.demo-$(DB)
+	@$(BIN)/python -m examples.demo --db $(DB) $(DEMO)
 
 test: lint types unit
 
@@ -44,7 +48,14 @@ $(VENV)/.demo: requirements/demo.txt pyproject.toml | $(VENV)/.made
 	$(PIP) install -r requirements/demo.txt -e .
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt requirements/demo.txt pyproject.toml | $(VENV)/.made
+$(VENV)/.demo-sqlite: $(VENV)/.demo
+	@touch $@
+
+$(VENV)/.demo-%: requirements/demo-%.txt $(VENV)/.demo
+	$(PIP) install -r requirements/demo-$*.txt
+	@touch $@
+
+$(VENV)/.test: $(wildcard requirements/*.txt) pyproject.toml | $(VENV)/.made
 	$(PIP) install -r requirements/test.txt -e .
 	@touch $@
 

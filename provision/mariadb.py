@@ -38,7 +38,9 @@ class MariaDB:
             self._initialise(program, data, folder, user)
             command = [program, "--no-defaults", f"--datadir={data}", f"--port={self.port}", "--bind-address=127.0.0.1"]
             command += [f"--socket={folder}/socket", f"--pid-file={folder}/pid", "--skip-name-resolve", *options]
-            self.process = ServerProcess(command, folder, lambda: listens(self.port), user=user)
+            self.process = ServerProcess(
+                command, folder, lambda: listens(self.port), user=user, environment=_environment(folder)
+            )
             self.process.start()
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -75,10 +77,16 @@ class MariaDB:
         _run([program, "--no-defaults", f"--datadir={data}", "--bootstrap"], folder, user, script)
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    # It writes temporary files, and may run as another user than who was given this TMPDIR.
+    return {**os.environ, "TMPDIR": str(folder)}
+
+
 def _run(command: list[str], folder: Path, user: str | None, given: str | None = None) -> None:
     done = subprocess.run(
         command,
         cwd=folder,
+        env=_environment(folder),
         user=user,
         extra_groups=[] if user else None,
         input=given,

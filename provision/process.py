@@ -87,12 +87,15 @@ class ServerProcess:
                 start_new_session=True,
             )
         end = time.monotonic() + STARTS_WITHIN
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > end:
-                said = self.log.read_text(errors="replace")[-2000:]
-                self.kill()
-                raise RuntimeError(f"{self.command[0]} did not start:\n{said}")
-            time.sleep(0.02)
+        try:
+            while not self._is_ready():
+                if self._process.poll() is not None or time.monotonic() > end:
+                    said = self.log.read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"{self.command[0]} did not start:\n{said}")
+                time.sleep(0.02)
+        except BaseException:
+            self.kill()  # also where somebody has lost patience
+            raise
 
     @property
     def pid(self) -> int:

@@ -1,4 +1,4 @@
-"""The demo: ``python -m examples.demo [--port 8000] [--stay | --no-stay] [--db sqlite:///new-file.db]``.
+"""The demo: ``python -m examples.demo [--port 8000] [--stay | --no-stay] [--db KIND-OR-URL]``.
 
 Exit status: 0 when every check held, 1 when one failed or the demo could not start, 2 for wrong arguments, 130 and 143
 when it was interrupted during the story. Whatever happens, the processes it has started are stopped.
@@ -22,19 +22,14 @@ import httpx
 
 from examples.demo.browser import PHONE, TABLET
 from examples.demo.console import CheckFailed, Console
-from examples.demo.peek import Peek
+from examples.demo.databases import KINDS, CannotStart, database
 from examples.demo.servers import HOST, ServerFailed, Servers, listen
 from examples.demo.steps import STEPS
 from examples.demo.world import World
-from sessiondb import SessionDB, SessionDBError, open_store
-from sessiondb.stores.sqlite import SQLiteStore
+from sessiondb import SessionDB, SessionDBError
 
 DEFAULT_PORT = 8000
 STORY_TIMEOUT = 60.0
-
-
-class CannotStart(Exception):
-    """What is missing, and what to do."""
 
 
 class Interrupted(Exception):
@@ -52,7 +47,12 @@ def main() -> int:
     parser.add_argument(
         "--stay", action=argparse.BooleanOptionalAction, help="keep serving afterwards (default: if on a terminal)"
     )
-    parser.add_argument("--db", help="where the sessions live: sqlite:///new-file.db (default: a temporary file)")
+    parser.add_argument(
+        "--db",
+        default="sqlite",
+        help=f"where the sessions live: {', '.join(KINDS)}, made for the demo and gone afterwards (default: sqlite); "
+        "or the URL of an empty database of yours",
+    )
     arguments = parser.parse_args()
     console = Console()
     folder = Path(tempfile.mkdtemp(prefix="sessiondb-demo-"))
@@ -74,11 +74,12 @@ def main() -> int:
 
 async def demo(console: Console, folder: Path, arguments: argparse.Namespace) -> int:
     """Start, tell, stay, stop."""
-    url = arguments.db or f"sqlite:///{folder}/sessions.db"
-    path = fresh_file(url)
     with listen_for_all(arguments.port) as shared, interruptible() as interruption:
-        async with Servers(url, shared, folder) as servers:
-            world = World(console, servers, Peek(path), url)
+        async with (
+            database(arguments.db, folder, console) as (url, peek),
+            Servers(url, shared, folder) as servers,
+        ):
+            world = World(console, servers, peek, url)
             await tell(world)
             interruption.expected = True
             if arguments.stay if arguments.stay is not None else console.is_terminal:
@@ -113,17 +114,6 @@ def interruptible() -> Iterator[Interruption]:
             raise Interrupted(interruption.number) from None
 
 
-def fresh_file(url: str) -> Path:
-    """The file of an ``sqlite://`` URL; the story ends sessions, so it must not be anybody's."""
-    store = open_store(url)
-    if not isinstance(store, SQLiteStore):
-        raise CannotStart(f"The demo looks into an SQLite file; use --db sqlite:///new-file.db, not {url!r}.")
-    path = Path(store.path)
-    if path.exists():
-        raise CannotStart(f"{path} exists. The story ends sessions, so name a new file, or leave --db out.")
-    return path
-
-
 def listen_for_all(port: int | None) -> socket.socket:
     """The socket that both processes accept on."""
     try:
@@ -138,14 +128,15 @@ async def tell(world: World) -> None:
     """The story. Raises ``CheckFailed`` at the first check that does not hold."""
     console, servers = world.console, world.servers
     console.line(f"The shop is at {servers.url}, on the processes {servers.a.pid} and {servers.b.pid}.")
-    console.line(f"Its sessions are in {world.peek.path}")
+    console.line(f"Its sessions are in {world.peek.where}")
+    console.line(f"After each step, what that holds: {world.peek.means}")
     began = time.monotonic()
     try:
         async with asyncio.timeout(STORY_TIMEOUT), world.laptop, world.phone:
             for step in STEPS:
                 console.step(step.title, step.story)
                 await step.tell(world)
-                world.show_database()
+                await world.show_database()
     except (CheckFailed, TimeoutError, httpx.HTTPError):
         for server in servers.both:
             if log := server.log_tail():
@@ -169,8 +160,8 @@ async def stay(world: World) -> None:
     alone = " and ".join(f"{server.url} (process {server.pid})" for server in servers.both)
     console.line(f"Both processes answer there; each also alone, with the same session: {alone}")
     console.line("Sign in as Ada (one click, no password), then open Devices: two more of hers are signed in.")
-    console.line(f"Ask the database: sqlite3 {world.peek.path} 'SELECT user_id, sid, data FROM sessiondb_sessions'")
-    console.line("Ctrl-C stops both servers and deletes the file.")
+    console.line(f"Ask the database: {world.peek.by_hand}")
+    console.line("Ctrl-C stops all servers; a database that was made for the demo goes with them.")
     while True:
         await asyncio.sleep(0.5)
         for server in servers.both:

@@ -1,21 +1,22 @@
-"""The story, second part: devices, logouts, expiry, and what a thief of the file would get."""
+"""The story, second part: devices, logouts, expiry, and what a thief of the database would get."""
 
 from __future__ import annotations
 
 import asyncio
 import stat
 import time
-from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 from examples.demo.browser import TABLET, Browser
 from examples.demo.console import at_least, containing, without
+from examples.demo.peek.sqlite import SQLitePeek
 from examples.demo.world import World
 from sessiondb import SessionDB, open_store
-from sessiondb.core.token import parse
-from sessiondb.stores.sqlite import SQLiteStore
+from sessiondb.core.token import digest, parse
+from sessiondb.testing import StoreWrapper
 
-AWAY = timedelta(days=15)
+AWAY = timedelta(days=15) // timedelta(microseconds=1)
 
 
 async def second_device(world: World) -> None:
@@ -56,7 +57,7 @@ async def logout_race(world: World) -> None:
     sid = (await laptop.who())["sid"]
     slow = asyncio.create_task(laptop.post("/slow", a, params={"seconds": 0.8}))
     try:
-        await until(lambda: (row := world.peek.row(sid)) is not None and row.data.get("slow") == "started")
+        await until_written(world, sid, "slow", "started")
         check("the slow request has begun", slow.done(), False)
         answer = await laptop.post("/sign-out", b)
         check("the logout deletes the cookie", answer.headers.get("set-cookie", ""), containing("sid=;", "Max-Age=0"))
@@ -65,7 +66,7 @@ async def logout_race(world: World) -> None:
         slow.cancel()
     check("the slow request is answered, after the logout", late.status_code, 200)
     check("it sets no cookie", late.headers.get("set-cookie"), None)
-    row = world.peek.row(sid)
+    row = await world.peek.row(sid)
     check("the session stays ended, and empty", row and (row.ended, row.data), ("logout", {}))
     check("nobody is signed in", (await laptop.who())["user"], None)
 
@@ -81,8 +82,21 @@ async def everywhere(world: World) -> None:
             check("another device is signed out", (await device.who())["user"], None)
         check("the laptop is not", (await laptop.who())["user"], "ada")
     async with SessionDB(world.db_url, sweep_every=None) as db:
-        check("a script on the same file: db.revoke_all('ada')", await db.revoke_all("ada"), 1)
+        check("a script on the same database: db.revoke_all('ada')", await db.revoke_all("ada"), 1)
     check("now the laptop is signed out too", (await laptop.who())["user"], None)
+
+
+def later() -> int:
+    """The time when everybody has been away."""
+    return time.time_ns() // 1000 + AWAY
+
+
+class Ahead(StoreWrapper):
+    """A store whose clock is as far ahead."""
+
+    async def clock(self) -> int:
+        """See ``Store.clock``."""
+        return await super().clock() + AWAY
 
 
 async def expiry(world: World) -> None:
@@ -90,35 +104,45 @@ async def expiry(world: World) -> None:
     await laptop.sign_in("noor")
     await phone.sign_in("mateo", remember=True)
     noor, mateo = (await laptop.who())["sid"], (await phone.who())["sid"]
-    tombstones = sum(row.ended is not None for row in world.peek.rows().values())
+    tombstones = sum(row.ended is not None for row in (await world.peek.rows()).values())
 
-    def later() -> int:
-        return time.time_ns() // 1000 + AWAY // timedelta(microseconds=1)
-
-    store = open_store(world.db_url)
-    assert isinstance(store, SQLiteStore)
-    async with SessionDB(SQLiteStore(store.path, clock=later), clock=later, sweep_every=None) as db:
+    async with SessionDB(Ahead(open_store(world.db_url)), clock=later, sweep_every=None) as db:
         swept = await db.sweep()
     check("the sweep has ended what was not used", [one.sid for one in swept.ended], containing(noor))
     check("and deleted what had ended long ago", swept.purged, at_least(tombstones))
-    row = world.peek.row(noor)
+    row = await world.peek.row(noor)
     check("Noor's session says why", row and row.ended, "expired_idle")
-    row = world.peek.row(mateo)
+    row = await world.peek.row(mateo)
     check("Mateo's is remembered for 90 days", row and row.ended, None)
     await check_signed_out(world, laptop, "You were away for a long time")
     check("Mateo is still signed in", (await phone.who())["user"], "mateo")
 
 
 async def nothing_to_steal(world: World) -> None:
-    check = world.console.check
-    files = list(world.peek.files())
-    modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in files}
-    check(f"{', '.join(modes)}: readable for their owner alone", set(modes.values()), {"0o600"})
+    check, peek = world.console.check, world.peek
+    files = peek.files()
+    if isinstance(peek, SQLitePeek):
+        modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in files}
+        check(f"{', '.join(modes)}: readable for their owner alone", set(modes.values()), {"0o600"})
     check(f"{len(world.tokens)} tokens were handed out in this story", len(world.tokens), at_least(5))
-    haystack = b"".join(path.read_bytes() for path in files)
-    haystack += b"".join(server.log.read_bytes() for server in world.servers.both)
-    found = sum(needle in haystack for token in world.tokens for needle in secrets_of(token))
-    check("none of them, and no part of one, is in these files or in the servers' logs", found, 0)
+    needles = [needle for token in world.tokens for needle in secrets_of(token)]
+    values = await peek.everything()
+    held = parse((world.phone.token or "").encode())
+    check("of Mateo's secret the database has the digest", held and digest(held.secret) in values, True)
+    found = sum(needle in values for needle in needles)
+    for path in [*files, *(server.log for server in world.servers.both)]:
+        content = contents_of(path)
+        found += sum(needle in content for needle in needles)
+    places = f"the {len(files)} files of the database" if files else "the database"
+    check(f"none of them, and no part of one, is in {places} or in the servers' logs", found, 0)
+
+
+def contents_of(path: Path) -> bytes:
+    """What is in a file of a running server, which may have just removed it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def secrets_of(token: str) -> list[bytes]:
@@ -139,8 +163,8 @@ async def check_signed_out(world: World, browser: Browser, reason: str) -> None:
     world.console.check("which says why", (await browser.get(location)).text, containing(reason))
 
 
-async def until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
-    """Wait for ``condition``. Raises ``TimeoutError``."""
-    async with asyncio.timeout(timeout):
-        while not condition():
+async def until_written(world: World, sid: str, key: str, value: str) -> None:
+    """Wait until the database has ``value``. Raises ``TimeoutError``."""
+    async with asyncio.timeout(5):
+        while (row := await world.peek.row(sid)) is None or row.data.get(key) != value:
             await asyncio.sleep(0.02)

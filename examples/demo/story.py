@@ -19,7 +19,7 @@ async def just_looking(world: World) -> None:
     page = await laptop.get("/")
     check("the page is served", page.status_code, 200)
     check("it sets no cookie", page.headers.get("set-cookie"), None)
-    check("the database has no row", len(world.peek.rows()), 0)
+    check("the database has no row", len(await world.peek.rows()), 0)
     pids: set[int] = set()
     for _ in range(40):
         pids.update(await asyncio.gather(*(passer_by(world) for _ in range(8))))
@@ -40,7 +40,7 @@ async def anonymous_cart(world: World) -> None:
     check("the first piece makes a session", answer.headers.get("set-cookie", ""), containing("sid=", "HttpOnly"))
     again = await laptop.post("/cart/kitchen-jug/add", a)
     check("the second one sets no cookie again", again.headers.get("set-cookie"), None)
-    row = world.peek.row((await laptop.who(a))["sid"])
+    row = await world.peek.row((await laptop.who(a))["sid"])
     check(
         "the row has both, and no user",
         row and (row.data["cart"], row.user),
@@ -63,7 +63,7 @@ async def signing_in(world: World) -> None:
     check("Ada is signed in", after["user"], "ada")
     check("in a new session", after["sid"], lambda sid: sid not in (None, before["sid"]))
     check("the cart came along", (await laptop.get("/cart")).text, containing("Tide bowl", "Kitchen jug"))
-    old = world.peek.row(before["sid"])
+    old = await world.peek.row(before["sid"])
     check("the anonymous session has ended, and says why", old and old.ended, "login")
     async with world.another_browser() as thief:
         thief.token = old_token
@@ -84,7 +84,7 @@ async def crash(world: World) -> None:
     check("two new processes", pids & {server.pid for server in servers.both}, set())
     answers = await asyncio.gather(*writes, return_exceptions=True)
     answered = [i for i, answer in enumerate(answers) if isinstance(answer, httpx.Response) and answer.is_success]
-    row = world.peek.row(before["sid"])
+    row = await world.peek.row(before["sid"])
     landed = [i for i in answered if row is not None and row.data.get(f"race:crash-{i}") == i]
     check(f"{len(answered)} of {WRITES} writes were answered, and each of these is in the row", landed, answered)
     for server in servers.both:
@@ -100,7 +100,7 @@ async def crowd(world: World) -> None:
     )
     check(f"{CROWD} answers, all well", {answer.status_code for answer in answers}, {200})
     check("from both processes", len({answer.json()["pid"] for answer in answers}), 2)
-    row = world.peek.row(sid)
+    row = await world.peek.row(sid)
     landed = sum(row is not None and row.data.get(f"race:key-{i}") == i for i in range(CROWD))
     check(f"all {CROWD} keys are in the row", landed, CROWD)
     check("and the cart is still there", row and row.data.get("cart"), {"tide-bowl": 1, "kitchen-jug": 1})
@@ -111,6 +111,6 @@ async def counter(world: World) -> None:
     before = await laptop.who()
     pages = await asyncio.gather(*(laptop.get("/", both[i % 2]) for i in range(INCREMENTS)))
     check(f"{INCREMENTS} answers, all well", {page.status_code for page in pages}, {200})
-    row = world.peek.row(before["sid"])
+    row = await world.peek.row(before["sid"])
     check(f"{INCREMENTS} visits more", row and row.data.get("visits", 0) - before["visits"], INCREMENTS)
     check("each of them one revision", row and row.rev, at_least(INCREMENTS))

@@ -13,7 +13,7 @@ from examples.demo.servers import Servers
 
 @dataclass
 class World:
-    """Two servers, two browsers, the database file and the console."""
+    """Two servers, two browsers, the database and the console."""
 
     console: Console
     servers: Servers
@@ -31,9 +31,9 @@ class World:
         """One more, with an empty cookie jar: ``async with``."""
         return Browser(self.servers, user_agent, self.tokens)
 
-    def show_database(self) -> None:
-        """Print what has changed in the table since the last time."""
-        changed, same, gone = self.peek.changes()
+    async def show_database(self) -> None:
+        """Print what has changed in the database since the last time."""
+        changed, same, gone = await self.peek.changes()
         notes = []
         if same:
             notes.append(f"{same} other {'row' if same == 1 else 'rows'} as before")
@@ -42,7 +42,7 @@ class World:
         if changed:
             self.console.table(COLUMNS, [row.cells() for row in changed], "; ".join(notes))
         else:
-            self.console.line(f"      (the table: {'; '.join(notes) or 'empty'})")
+            self.console.line(f"      (the database: {'; '.join(notes) or 'empty'})")
 
 
 Tell = Callable[[World], Awaitable[None]]
