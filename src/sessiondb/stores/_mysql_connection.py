@@ -1,4 +1,4 @@
-"""One connection to a MySQL or MariaDB server: several statements go out as one packet.
+"""One connection to a MySQL or MariaDB server: several statements go out as one packet, if the server takes it.
 
 Values are written into the SQL as hexadecimal literals: no quoting to get wrong, whatever the server's ``sql_mode``.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncmy
+from asyncmy import errors
 from asyncmy.constants.CLIENT import FOUND_ROWS, MULTI_STATEMENTS
 
 # What the statements are written for, whatever the server's defaults. One second is the shortest that InnoDB waits.
@@ -17,7 +18,11 @@ _SESSION = (
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', "
     "innodb_lock_wait_timeout = {lock_timeout}",
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SELECT @@max_allowed_packet",
 )
+TOO_LARGE = 1153
+_COMMAND = 1  # the byte before the SQL
+_LEAST = 1024  # of max_allowed_packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +37,31 @@ class Result:
 class Connection:
     """Usable by one caller at a time. Text and bytes come back as bytes."""
 
-    __slots__ = ("_driver",)
+    __slots__ = ("_driver", "_most")
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
+        self._most = _LEAST - _COMMAND
+
+    async def set_up(self, lock_timeout: int) -> None:
+        """The session settings that the statements are written for."""
+        *_, size = await self.run([statement.format(lock_timeout=lock_timeout) for statement in _SESSION])
+        self._most = int(size.rows[0][0]) - _COMMAND
 
     async def run(self, statements: Sequence[str]) -> list[Result]:
-        """Send all in one packet; one result each. The first that fails raises, and those after it are not run."""
+        """Send all, in one packet if the server takes it; one result each.
+
+        The first that fails raises, and those after it are not run. One that is too large for the server raises
+        before anything is sent: the server would close the connection.
+        """
+        results: list[Result] = []
         driver = self._driver
-        await driver.query(";".join(statements))
-        results = [_result(driver)]
-        while driver._result.has_next:
-            await driver.next_result()
+        for packet in _packets(statements, self._most):
+            await driver.query(packet)
             results.append(_result(driver))
+            while driver._result.has_next:
+                await driver.next_result()
+                results.append(_result(driver))
         return results
 
     async def transaction(self, statements: Sequence[str]) -> list[Result]:
@@ -94,11 +111,27 @@ async def connect(arguments: dict[str, Any], lock_timeout: int) -> Connection:
         )
     )
     try:
-        await connection.run([statement.format(lock_timeout=lock_timeout) for statement in _SESSION])
+        await connection.set_up(lock_timeout)
     except BaseException:
         connection.terminate()
         raise
     return connection
+
+
+def _packets(statements: Sequence[str], most: int) -> list[str]:
+    """``statements`` in as few packets as possible. All of them are ASCII."""
+    whole = ";".join(statements)
+    if len(whole) <= most:
+        return [whole]
+    packets: list[str] = []
+    for statement in statements:
+        if len(statement) > most:
+            raise errors.OperationalError(TOO_LARGE, f"a statement of {len(statement)} bytes")
+        if packets and len(packets[-1]) + 1 + len(statement) <= most:
+            packets[-1] += f";{statement}"
+        else:
+            packets.append(statement)
+    return packets
 
 
 def _result(driver: Any) -> Result:

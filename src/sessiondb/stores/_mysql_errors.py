@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from asyncmy import errors
 
 from sessiondb.core.errors import (
@@ -15,13 +17,19 @@ from sessiondb.core.errors import (
 
 # By error number, https://dev.mysql.com/doc/mysql-errors/8.4/en/server-error-reference.html
 _SETTINGS = {
-    1045: "refused user or password. Correct the URL, or ALTER USER ... IDENTIFIED BY ...",
+    1045: (
+        "refused user or password. Correct the URL, or ALTER USER ... IDENTIFIED BY ...; if it wants TLS, put "
+        "?ssl=true (or ?ssl_ca=FILE) into the URL"
+    ),
     1698: "does not let this user in with a password. Correct the URL, or ALTER USER ... IDENTIFIED VIA ...",
     1049: "has no database of that name. Make it (CREATE DATABASE ...), or correct the URL",
+    2059: "wants a way to log in that this driver does not know. ALTER USER ... IDENTIFIED WITH another plugin",
+    3159: "takes no connection without TLS. Put ?ssl=true (or ?ssl_ca=FILE) into the URL",
     1046: "was given no database. Name one in the URL (mysql://user@host/database)",
 }
 _CURES = {
     1040: "has no connection left. Raise max_connections, or lower ?pool_size=",
+    1226: "has no connection left for this user. Raise max_user_connections, or lower ?pool_size=",
     1203: "has no connection left for this user. Raise max_user_connections, or lower ?pool_size=",
     1053: "is shutting down. Start it again",
     1290: "is read-only: a replica, or read_only is on. Name the primary in the URL",
@@ -42,9 +50,13 @@ _CURES = {
     1317: "had the statement killed by an administrator",
     1969: "cancelled the statement (max_statement_time). Raise it",
     3024: "cancelled the statement (max_execution_time). Raise it",
-    1153: "does not take a packet of that size. Raise max_allowed_packet",
+    1153: (
+        "does not take a statement of that size, which is over twice that of the session. Raise max_allowed_packet "
+        "there, or lower SessionDB(max_session_bytes=)"
+    ),
+    1665: "cannot log these changes with binlog_format=STATEMENT. SET GLOBAL binlog_format = ROW",
 }
-_DATA = frozenset({1062, 1264, 1292, 1366, 1406, 1048, 3140, 3141, 4025, 4038})
+_DATA = frozenset({1062, 1264, 1292, 1366, 1406, 1048, 3140, 3141, 3819, 4025, 4038})
 _DEADLOCK = 1213
 _LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2027, 2055})
 _NOT_REACHED = frozenset({2002, 2003, 2005})
@@ -69,7 +81,7 @@ def is_duplicate(error: BaseException) -> bool:
 
 def is_about_rows(error: BaseException) -> bool:
     """Whether one row of a batch may be the reason, so that the others deserve a try without it."""
-    return number_of(error) in _DATA | {1205, _DEADLOCK, 1317, 1969, 3024}
+    return number_of(error) in _DATA | {1153, 1205, _DEADLOCK, 1317, 1969, 3024}
 
 
 def lost_tables(error: BaseException) -> bool:
@@ -103,6 +115,14 @@ def translated(error: Exception, where: str, outcome: WriteOutcome) -> Exception
     found: Exception
     if number in _SETTINGS:
         found = ConfigurationError(f"MySQL at {where} {_SETTINGS[number]}.")
+    elif isinstance(error.__cause__, ssl.SSLError) or isinstance(error, ssl.SSLError):
+        found = _no_tls(error, where)
+    elif isinstance(error, RuntimeError) and "package is required" in str(error):
+        # caching_sha2_password without TLS, client_ed25519.
+        found = ConfigurationError(
+            f"MySQL at {where}: to log in this user, {error}: install that (pip install 'sessiondb[crypto]' for "
+            "cryptography), or use TLS (?ssl=true)."
+        )
     elif number in _NOT_REACHED or isinstance(error, ConnectionRefusedError):
         found = StoreUnavailable(f"MySQL at {where} cannot be reached. Start it, or correct host and port in the URL.")
     elif number in _LOST or isinstance(error, (OSError, EOFError, errors.InterfaceError)):
@@ -118,3 +138,11 @@ def translated(error: Exception, where: str, outcome: WriteOutcome) -> Exception
         return error
     found.__cause__ = error
     return found
+
+
+def _no_tls(error: Exception, where: str) -> StoreUnavailable:
+    cause = error if isinstance(error, ssl.SSLError) else error.__cause__
+    return StoreUnavailable(
+        f"MySQL at {where}: no TLS ({getattr(cause, 'reason', None) or cause}). Check that the server has TLS turned "
+        "on, that its certificate names this host, and who has signed it (?ssl_ca=FILE)."
+    )

@@ -10,12 +10,13 @@ from sessiondb.stores._mysql_connection import Connection, text
 SCHEMA_VERSION = 1
 
 # User ids are bytes: under a text collation, 'alice', 'ALICE' and 'Álice ' would be one user. No index holds a column
-# that a touch writes.
+# that a touch writes. The data is JSON as text, which is what JSON means in MariaDB; MySQL's own type would read it
+# again and write it in another way (the order of keys, numbers).
 _DDL = """\
 CREATE TABLE IF NOT EXISTS {p}sessions (
   sid              BINARY(16) NOT NULL PRIMARY KEY,
   user_id          VARBINARY(255),
-  data             JSON NOT NULL,
+  data             LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL CHECK (JSON_VALID(data)),
   created_at       BIGINT NOT NULL,
   last_seen_at     BIGINT NOT NULL,
   authenticated_at BIGINT,

@@ -119,7 +119,9 @@ class MySQLStore:
                     if keeps_connection(error) or isinstance(error, (_Refused, StoreError)):
                         await connection.roll_back()
                     else:
+                        # The others may be as lost as this one.
                         connection.terminate()
+                        pool.drop_idle()
                     raise
         except Exception as error:
             if lost_tables(error):
