@@ -41,8 +41,8 @@ def certificate(folder: Path) -> tuple[str, str]:
 
 
 @asynccontextmanager
-async def before(port: int, made: str, key: str) -> AsyncIterator[int]:
-    """A port of 127.0.0.1 that speaks TLS, and hands everything to ``port``, which does not."""
+async def before(port: int, made: str, key: str, outside: int = 0) -> AsyncIterator[int]:
+    """A port of 127.0.0.1 (``outside``, or any) that speaks TLS, and hands everything to ``port``, which does not."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made, key)
 
@@ -58,6 +58,6 @@ async def before(port: int, made: str, key: str) -> AsyncIterator[int]:
         except (OSError, ssl.SSLError):
             writer.close()
 
-    proxy = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    proxy = await asyncio.start_server(serve, "127.0.0.1", outside, ssl=context)
     async with proxy:
         yield proxy.sockets[0].getsockname()[1]

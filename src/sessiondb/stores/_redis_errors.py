@@ -110,7 +110,7 @@ def _not_connected(error: NotConnected, where: str) -> Exception:
             f"Redis at {where}: no TLS ({cause.reason}). Check that its port speaks TLS, and its certificate "
             "(?ssl_ca_certs=FILE)."
         )
-    if isinstance(cause, ConnectionLost):
+    if isinstance(cause, (ConnectionLost, ConnectionResetError, BrokenPipeError)):
         return StoreUnavailable(
             f"Redis at {where} closed the connection at once. Perhaps it speaks TLS only (rediss://) or has no "
             "connection left (maxclients)."
