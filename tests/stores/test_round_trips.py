@@ -180,8 +180,14 @@ SCENARIOS = [
     Scenario("revoke all", revoke_all, 2),
 ]
 
-STORES = ("postgresql", "pgbouncer", "mysql", "redis", "redis_cluster")
-OPTIONS = {"pgbouncer": ("pooler=transaction",)}
+STORES = ("postgresql", "pgbouncer", "mysql", "redis", "redis_cluster", "mongodb")
+# A replica set names its members, and clients would go to them past the wire.
+OPTIONS = {"pgbouncer": ("pooler=transaction",), "mongodb": ("directConnection=true",)}
+
+
+def is_no_greeting(data: bytes) -> bool:
+    """MongoDB's driver greets on each new connection, and now and then on one of its own."""
+    return not any(word in data[:64].lower() for word in (b"hello", b"ismaster"))
 
 
 @asynccontextmanager
@@ -190,7 +196,8 @@ async def behind_wire(kind: str, meter: Meter) -> AsyncIterator[str]:
     prefix, parts = new_prefix(), urlsplit(url_of(kind))
     assert parts.hostname is not None
     assert parts.port is not None
-    async with wire((parts.hostname, parts.port), meter, everything) as port:
+    counts = is_no_greeting if kind == "mongodb" else everything
+    async with wire((parts.hostname, parts.port), meter, counts) as port:
         before, at, _ = parts.netloc.rpartition("@")
         url = parts._replace(netloc=f"{before}{at}127.0.0.1:{port}").geturl()
         try:

@@ -92,7 +92,7 @@ def _any_of(sids: Iterable[str]) -> Document:
 
 
 async def admit(collections: Collections, login: Login) -> Admission:
-    """See ``Store.admit``. One round trip; at the limit two more."""
+    """See ``Store.admit``. One round trip; at the limit two more, and one more for a user's first time there."""
     own_sid = sid_value(login.sid)
     forbidden, records = await asyncio.gather(
         collections.users.find_one({"_id": login.user_id}, {"not_before": True}),
@@ -111,7 +111,7 @@ async def admit(collections: Collections, login: Login) -> Admission:
         return Admission()
     # The one that asks counts as the newest: sids of one millisecond are in no order.
     rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
-    out = await _push_out(collections.users, login, rivals, login.per_user)
+    out = await _push_out(collections.users, login, rivals, login.per_user, is_new=forbidden is None)
     # Not refusing: also those whom a login has pushed out that died before it could end them.
     refuses = login.on_limit == "refuse"
     leaving = [record for record in ([own] if refuses else rivals) if record.sid in out]
@@ -124,7 +124,7 @@ async def _leave(collections: Collections, login: Login, records: list[Record], 
     return [one.report for one in await _end(collections.sessions, endings, login.purge_at)]
 
 
-async def _push_out(users: Collection, login: Login, rivals: Sequence[Record], most: int) -> set[Sid]:
+async def _push_out(users: Collection, login: Login, rivals: Sequence[Record], most: int, *, is_new: bool) -> set[Sid]:
     """Who is out now, by the user's document.
 
     Concurrent logins see each other as surplus and would end each other. So who has to go is decided on one document,
@@ -147,16 +147,18 @@ async def _push_out(users: Collection, login: Login, rivals: Sequence[Record], m
     }
     user = {"_id": login.user_id}
     while True:
+        if is_new:
+            # Made by itself, once in a user's life: an upsert that meets another one does not always show the result.
+            try:
+                await users.insert_one(dict(user))
+            except DuplicateKeyError:
+                pass  # somebody else has just made it
         found = await users.find_one_and_update(
             user, [{"$set": {"pushed_out": after}}], {"pushed_out": True}, return_document=ReturnDocument.AFTER
         )
         if found is not None:
             break
-        # Made by itself, once in a user's life: an upsert that meets another one does not always show the result.
-        try:
-            await users.insert_one(dict(user))
-        except DuplicateKeyError:
-            pass  # somebody else has just made it
+        is_new = True  # removed since it was read
     known = {one: record.sid for one, record in zip(candidates, rivals, strict=True)}
     return {known[one] for one in found["pushed_out"] if one in known}
 

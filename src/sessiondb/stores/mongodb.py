@@ -261,7 +261,7 @@ class MongoDBStore:
     # -- by user ------------------------------------------------------------------------------------------
 
     async def admit(self, login: Login) -> Admission:
-        """See ``Store.admit``; one round trip, two more where somebody has to go."""
+        """See ``Store.admit``; one round trip, two or three more where somebody has to go."""
         async with self._asking("unknown") as collections:
             return await sets.admit(collections, login)
 
