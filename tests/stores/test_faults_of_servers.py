@@ -28,6 +28,13 @@ def kind(request: pytest.FixtureRequest) -> str:
     return kind
 
 
+@pytest.fixture(params=(*NETWORK, "redis_cluster"), scope="module")
+def any_kind(request: pytest.FixtureRequest) -> str:
+    """A cluster too: what nobody breaks may be many processes."""
+    kind: str = request.param
+    return kind
+
+
 @pytest.fixture
 def own(kind: str) -> Iterator[Breakable]:
     """A server that this test may break."""
@@ -139,9 +146,9 @@ async def test_a_server_that_stands_still_fails_calls_in_time_and_is_used_again(
     await store.close()
 
 
-async def test_cancelled_calls_never_cross_users(kind: str, kit: Kit) -> None:
+async def test_cancelled_calls_never_cross_users(any_kind: str, kit: Kit) -> None:
     """500 callers of three users, cancelled at random, on the bare driver and through the coalescing."""
-    url = with_option(url_of(kind), "prefix=storm_")
+    url = with_option(url_of(any_kind), "prefix=storm_")
     choose = random.Random(7)
     for store in (open_store(url), wrapped(url)):
         await store.open()
@@ -176,9 +183,9 @@ async def test_cancelled_calls_never_cross_users(kind: str, kit: Kit) -> None:
         await store.close()
 
 
-async def test_writers_revokers_and_sweepers_never_deadlock(kind: str, kit: Kit) -> None:
+async def test_writers_revokers_and_sweepers_never_deadlock(any_kind: str, kit: Kit) -> None:
     """16 batch writers, 6 revokers and 3 sweepers on the same sessions: every call is answered, with an outcome."""
-    url = with_option(url_of(kind), "prefix=lock_")
+    url = with_option(url_of(any_kind), "prefix=lock_")
     stores = [open_store(url) for _ in range(4)]
     for store in stores:
         await store.open()
