@@ -76,6 +76,11 @@ def test_urls_as_other_tools_write_them_are_taken(scheme: str) -> None:
     assert repr(open_store(f"{scheme}://ann:secret@db.example:6543/app")) == "PostgreSQLStore(db.example:6543/app)"
 
 
+def test_several_servers_may_be_named() -> None:
+    shown = repr(open_store("postgresql://ann:secret@a.example,b.example:6543/app?target_session_attrs=primary"))
+    assert shown == "PostgreSQLStore(a.example:5432,b.example:6543/app)"
+
+
 async def test_a_wrong_password_stops_the_start_and_shows_no_password(url: str) -> None:
     wrong = with_login(url, password="not-the-password")
     with pytest.raises(ConfigurationError, match="refused the password") as caught:

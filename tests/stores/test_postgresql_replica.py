@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
@@ -25,8 +26,8 @@ class Pair(NamedTuple):
         return with_option(self.primary.url, f"replica={quote(self.replica.url, safe='')}")
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
+@contextmanager
+def started() -> Iterator[Pair]:
     primary = start("postgresql")
     assert isinstance(primary, PostgreSQL)
     try:
@@ -36,6 +37,12 @@ def pair() -> Iterator[Pair]:
     yield Pair(primary, replica)
     replica.stop()
     primary.stop()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with started() as pair:
+        yield pair
 
 
 async def caught_up(pair: Pair) -> Any:
@@ -116,3 +123,29 @@ async def test_a_replica_of_another_server_is_told(pair: Pair) -> None:
         with pytest.raises(StoreUnavailable, match=r"replica at 127.0.0.1:\d+/template1 does not have the tables"):
             await db.sessions_of("ann")
         assert (await db.create("ann")).token
+
+
+async def test_a_replica_that_is_promoted_takes_over() -> None:
+    """With both servers in the URL, the same store goes on by itself, and has everything."""
+    with started() as pair:
+        hosts = f"127.0.0.1:{pair.replica.port},127.0.0.1:{pair.primary.port}"
+        both = urlsplit(pair.primary.url)
+        url = both._replace(netloc=f"{both.netloc.rpartition('@')[0]}@{hosts}").geturl()
+        async with SessionDB(with_option(url, "target_session_attrs=primary"), timeout=1, sweep_every=None) as db:
+            token = (await db.create("ann", {"n": 1})).token
+            replica = await caught_up(pair)
+            pair.primary.process.kill()
+            with pytest.raises(StoreUnavailable):
+                await db.create("ann")
+            await replica.fetchval("SELECT pg_promote()")
+            await replica.close()
+            async with asyncio.timeout(20):
+                while True:
+                    try:
+                        async with db.session(token) as session:
+                            session["n"] = 2
+                        break
+                    except StoreUnavailable:
+                        await asyncio.sleep(0.05)
+            async with db.session(token) as session:
+                assert (session.user_id, session["n"]) == ("ann", 2)

@@ -20,6 +20,9 @@ _RENAMED = {"ssl": "sslmode"}
 class Settings:
     """A URL, read. All options after ``?`` that are not ours go to the driver (``sslmode=verify-full``, ...).
 
+    It may name several servers, of which the primary is used:
+    ``postgresql://user:password@host1,host2/database?target_session_attrs=primary``.
+
     * ``prefix`` (``sessiondb_``): begins the name of every table and index.
     * ``pool_size`` (8): connections of one event loop, at most.
     * ``replica``: the URL of a read replica, percent-encoded; it serves listing, events and counts, never a request.
@@ -101,10 +104,12 @@ def _split(url: str) -> tuple[str, dict[str, str]]:
 def _where(url: str) -> str:
     """What of ``url`` may be shown."""
     parts = urlsplit(url)
+    hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
     try:
-        return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+        names = [f"{host.hostname or 'localhost'}:{host.port or 5432}" for host in hosts]
     except ValueError:
         raise ConfigurationError("postgresql://: the port in the URL is not a number from 0 to 65535.") from None
+    return ",".join(names) + parts.path
 
 
 def _number(options: dict[str, str], name: str, default: float, least: float, most: float) -> float:
