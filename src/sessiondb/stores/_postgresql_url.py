@@ -26,10 +26,12 @@ class Settings:
     * ``prefix`` (``sessiondb_``): begins the name of every table and index.
     * ``pool_size`` (8): connections of one event loop, at most.
     * ``replica``: the URL of a read replica, percent-encoded; it serves listing, events and counts, never a request.
-    * ``pooler=transaction``: PgBouncer in transaction mode is between: no prepared statements, no settings.
+    * ``pooler=transaction``: PgBouncer in transaction mode is between: no prepared statements, and no settings; give
+      those to the database: ``ALTER DATABASE app SET lock_timeout = '200ms'``, and ``SET jit = off``.
     * ``lock_timeout`` (0.2 s): how long to wait for a row that another transaction holds.
     * ``connect_timeout`` (2 s).
-    * ``partitions=monthly``: the sessions of a month are a table of their own, see ``_postgresql_partitions``.
+    * ``partitions=monthly``: the sessions of a month are a table of their own, which is dropped as a whole once it is
+      empty; for tens of millions of them. The role must own the tables.
     """
 
     where: str
