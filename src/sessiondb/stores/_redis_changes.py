@@ -15,6 +15,7 @@ from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._redis_keys import Keys
 from sessiondb.stores._redis_nodes import Keyed, TooFewReplicas, call, plain
+from sessiondb.stores._redis_users import CHUNK
 from sessiondb.stores.base import ChangeResult
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[E
     if listings and store.is_cluster:
         # Nodes answer in any order, and a session must never be there before its place in the lists.
         replies = await store.try_all([command for _, command in listings], "not_applied", wait=wait)
+        _note_listed(store, listings, replies)
         for (sid, _), reply in zip(listings, replies, strict=True):
             if sid in called and isinstance(reply if must_last(called[sid][0]) else plain(reply), Exception):
                 results[sid] = _as_result(store.error(reply, "not_applied"))
@@ -55,6 +57,7 @@ async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[E
     commands += event_commands(store.keys, events)
     # A write that replicas were to confirm is not settled by reading it on the primary.
     replies = await store.try_all(commands, "unconfirmed" if wait and store.waits else "unknown", wait=wait)
+    _note_listed(store, listings, replies)
     answers = dict(zip(called, replies[len(listings) :], strict=False))
     unlisted = {sid: error for sid, error in _failed(listings, replies).items() if _is_done(answers[sid])}
     await _undo(store, unlisted, results)
@@ -89,7 +92,15 @@ def _listing(keys: Keys, change: Change) -> list[tuple[Sid, Keyed]]:
     if record.user_id is not None:
         user, hard_end = keys.user(record.user_id), record.created_at + record.absolute
         commands.append((record.sid, (user, ("ZADD", user, hard_end, record.sid))))
+        # One more than is of use: who meets too many has met nobody.
+        commands.append((record.sid, (user, ("ZRANGE", user, 0, CHUNK))))
     return commands
+
+
+def _note_listed(store: RedisStore, listings: Sequence[tuple[Sid, Keyed]], replies: Sequence[Any]) -> None:
+    for (sid, _), reply in zip(listings, map(plain, replies), strict=False):
+        if isinstance(reply, list):
+            store.met.note(sid, rows.sids_of(reply))
 
 
 def _sooner(keys: Keys, change: End) -> Keyed:

@@ -19,34 +19,63 @@ if TYPE_CHECKING:
 
 CHUNK = 256
 _KEEP_NOT_BEFORE_MS = 7 * 86_400_000  # only logins under way ask for it
+_MOST_MET = 1000
 _FIELDS = tuple(name for name in Record.__struct_fields__ if name != "data")
+
+
+class Met:
+    """Whom new sessions have met in their users' lists: only a hint, of whom ``admit`` will ask for."""
+
+    def __init__(self) -> None:
+        self._met: dict[Sid, list[Sid]] = {}
+
+    def note(self, sid: Sid, sids: list[Sid]) -> None:
+        """``sid`` was listed, and then all ``sids`` were."""
+        if 1 < len(sids) <= CHUNK:
+            self._met[sid] = sids
+        if len(self._met) > _MOST_MET:
+            self._met.pop(next(iter(self._met)), None)  # whose caller has never asked
+
+    def take(self, sid: Sid) -> list[Sid]:
+        """Whom ``sid`` has met, once."""
+        return self._met.pop(sid, [])
 
 
 async def glance(store: RedisStore, sids: Sequence[Sid]) -> list[Record | None]:
     """The records of ``sids`` without their data."""
     found: list[Record | None] = []
     for start in range(0, len(sids), CHUNK):
-        keys = [store.keys.session(sid) for sid in sids[start : start + CHUNK]]
-        for values in await store.run([(key, ("HMGET", key, *_FIELDS)) for key in keys]):
-            flat: list[bytes] = []
-            for name, value in zip(_FIELDS, values, strict=True):
-                if value is not None:
-                    flat += (name.encode(), value)
-            found.append(rows.to_record(flat))
+        found += map(_seen, await store.run(_glances(store, sids[start : start + CHUNK])))
     return found
+
+
+def _glances(store: RedisStore, sids: Sequence[Sid]) -> list[Keyed]:
+    return [(key, ("HMGET", key, *_FIELDS)) for key in map(store.keys.session, sids)]
+
+
+def _seen(values: Sequence[bytes | None]) -> Record | None:
+    flat: list[bytes] = []
+    for name, value in zip(_FIELDS, values, strict=True):
+        if value is not None:
+            flat += (name.encode(), value)
+    return rows.to_record(flat)
 
 
 async def admit(store: RedisStore, login: Login) -> Admission:
     """See ``Store.admit``."""
     keys = store.keys
+    met = store.met.take(login.sid)
+    if login.per_user is None or len(met) <= login.per_user:
+        met = []
     own, listed, not_before = keys.session(login.sid), keys.user(login.user_id), keys.not_before(login.user_id)
     oldest = login.now - scripts.GARBAGE_AFTER_MS * 1000
-    (rev, ended_at, reason), forbidden, members, *_ = await store.run(
+    (rev, ended_at, reason), forbidden, members, _, _, *glances = await store.run(
         [
             (own, ("HMGET", own, "rev", "ended_at", "end_reason")),
             (not_before, ("GET", not_before)),
             (listed, ("ZRANGE", listed, 0, -1) if login.per_user is not None else ("ZCARD", listed)),
             *((key, ("ZREMRANGEBYSCORE", key, "-inf", oldest)) for key in (listed, keys.ended(login.user_id))),
+            *_glances(store, met),
         ]
     )
     if rev is None or ended_at is not None:
@@ -55,7 +84,11 @@ async def admit(store: RedisStore, login: Login) -> Admission:
         return Admission("revoked", await _end(store, [login.sid], EndReason.REFUSED, login))
     if login.per_user is None or len(members) <= login.per_user:
         return Admission()
-    records = [record for record in await glance(store, rows.sids_of(members)) if record is not None]
+    there = rows.sids_of(members)
+    seen = dict(zip(met, map(_seen, glances), strict=True))
+    unseen = [sid for sid in there if sid not in seen]
+    seen.update(zip(unseen, await glance(store, unseen), strict=True))
+    records = [record for sid in there if (record := seen[sid]) is not None]
     await list_as_ended(store, [record for record in records if record.ended_at is not None])
     rivals = [r for r in records if r.ended_at is None and login.caps.deadline(r) > login.now]
     if len(rivals) <= login.per_user:

@@ -60,6 +60,7 @@ class RedisStore:
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
         self.keys = Keys(self._settings.prefix)
+        self.met = users.Met()
         self._nodes: PerLoop[SingleServer | Cluster] = PerLoop("Redis", self._settings.make)
 
     def __repr__(self) -> str:
@@ -172,7 +173,7 @@ class RedisStore:
     # -- by user, sweeping, events, counts ----------------------------------------------------------------
 
     async def admit(self, login: Login) -> Admission:
-        """See ``Store.admit``; one round trip below the limit, up to three more at it."""
+        """See ``Store.admit``; one round trip below the limit, two or three more at it."""
         return await users.admit(self, login)
 
     async def find(self, query: Query) -> Page:
