@@ -22,7 +22,7 @@ from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_errors import translated
 from sessiondb.stores._mysql_rows import sid_sql
 from sessiondb.stores._mysql_url import parse
-from sessiondb.stores.base import Store
+from sessiondb.stores.base import EventQuery, Store
 from sessiondb.testing import ManualClock, OpenHandle, conformance_suite
 from sessiondb.testing.kit import Kit
 
@@ -159,6 +159,21 @@ async def test_a_batch_larger_than_a_packet_is_sent_in_several(small_packets: Ma
             assert record is not None
             assert len(record.data) > 64_000
             assert b'"n":-1' in record.data
+
+
+async def test_many_events_are_more_than_one_packet(small_packets: MariaDB) -> None:
+    async with opened(small_packets.url) as (store, kit):
+        events = [kit.event(user_id="ann", details={"agent": "x" * 500, "n": n}) for n in range(2000)]
+        await store.append(events)
+        found: list[object] = []
+        after = None
+        while True:
+            page = await store.events(EventQuery(user_id="ann", limit=500, after=after))
+            found += [event.details["n"] for event in page.events]
+            after = page.next
+            if after is None:
+                break
+        assert found == list(range(1999, -1, -1))
 
 
 async def test_a_session_larger_than_a_packet_fails_alone_and_says_what_to_do(small_packets: MariaDB) -> None:

@@ -58,7 +58,7 @@ async def test_users_and_passwords(guarded: Valkey) -> None:
         await SessionDB(f"redis://app:pass%3Aw%40rd%2F@127.0.0.1:{guarded.port}/99").open()
 
 
-async def test_a_full_memory_loses_nothing_and_says_so() -> None:
+async def test_a_full_memory_loses_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     own = had(lambda: Valkey("--maxmemory", "6mb", "--maxmemory-policy", "noeviction"))
     try:
         store = CoalescingStore(RecoveringStore(open_store(own.url)))
@@ -83,6 +83,10 @@ async def test_a_full_memory_loses_nothing_and_says_so() -> None:
         assert "Raise maxmemory" in str(refused)
         assert refused.outcome == "not_applied"
         assert all(record is not None for record in await store.load([one.sid for one in stored]))
+        # Ending takes no memory; that its event has no place is told.
+        [ended] = await store.apply([kit.end(stored[0])], [kit.event(user_id="ann")])
+        assert isinstance(ended, Applied)
+        assert "1 of 1 events were not written. Redis at" in caplog.text
         # Reading goes on, and so does writing when there is room.
         ask(own.port, "CONFIG", "SET", "maxmemory", "100mb")
         assert isinstance((await store.apply([Create(kit.record("bob"))]))[0], Applied)

@@ -20,6 +20,7 @@ _BLOBS = frozenset({"series_hash", "secret_hash", "last_changes", "previous_hash
 _JSON = frozenset({"data", "client_first", "client_last", "auth", "risk"})
 _TEXTS = frozenset({"lifetime", "end_reason"})
 _FIXED = frozenset({"sid", "series_hash", "user_id", "created_at", "client_first"})
+_EVENTS = 100
 _REMEMBERED = CHANGE_ID_BYTES * REMEMBERED_CHANGES
 _AT = {name: at for at, name in enumerate(_COLUMNS)}
 _DECODED = tuple(_AT[name] for name in ("user_id", "lifetime", "end_reason"))
@@ -144,8 +145,11 @@ class Statements:
         values = ", ".join(f"{name} = {value_sql(name, record)}" for name in _COLUMNS if name not in _FIXED)
         return f"UPDATE {self.sessions} SET {values} WHERE sid = {sid_sql(record.sid)}"
 
-    def insert_events(self, events: Sequence[Event]) -> str:
-        """New events."""
+    def insert_events(self, events: Sequence[Event]) -> list[str]:
+        """New events; none of the statements is long."""
+        return [self._insert_events(events[start : start + _EVENTS]) for start in range(0, len(events), _EVENTS)]
+
+    def _insert_events(self, events: Sequence[Event]) -> str:
         return f"INSERT INTO {self.events} (at, type, sid, user_id, reason, ip, details) VALUES " + ", ".join(
             f"({number(event.at)}, {text(str(event.type))}, {blob(_bytes(event.sid))}, {blob(_bytes(event.user_id))}, "
             f"{text(event.reason)}, {text(event.ip)}, {text(_encode(event.details))})"

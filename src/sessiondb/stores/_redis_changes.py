@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from sessiondb.stores.base import ChangeResult
 
 if TYPE_CHECKING:
     from sessiondb.stores.redis import RedisStore
+
+log = logging.getLogger("sessiondb")
 
 MOST_EVENTS = 100_000
 _GONE, _APPLIED = 0, 2
@@ -59,6 +62,7 @@ async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[E
     replies = await store.try_all(commands, "unconfirmed" if wait and store.waits else "unknown", wait=wait)
     _note_listed(store, listings, replies)
     answers = dict(zip(called, replies[len(listings) :], strict=False))
+    _tell_lost_events(store, replies[len(replies) - len(events) :])
     unlisted = {sid: error for sid, error in _failed(listings, replies).items() if _is_done(answers[sid])}
     await _undo(store, unlisted, results)
     for sid, (change, _) in called.items():
@@ -72,6 +76,15 @@ def event_commands(keys: Keys, events: Sequence[Event]) -> list[Keyed]:
     """Appends ``events`` to the stream, which keeps the newest."""
     key = keys.events
     return [(key, ("XADD", key, "MAXLEN", "~", MOST_EVENTS, "*", *rows.event_fields(event))) for event in events]
+
+
+def _tell_lost_events(store: RedisStore, replies: Sequence[Any]) -> None:
+    """The changes have landed whatever became of their events, and are answered; but not in silence."""
+    lost = [reply for reply in map(plain, replies) if isinstance(reply, Exception)]
+    if lost:
+        log.warning(
+            "redis: %d of %d events were not written. %s", len(lost), len(replies), store.error(lost[0], "unknown")
+        )
 
 
 def _call(keys: Keys, change: Change) -> Keyed:

@@ -159,7 +159,10 @@ class Cluster:
                 error.__cause__ = answer
                 continue
             self._slots = [(first, last, _endpoint(primary, address)) for first, last, primary, *_ in answer]
-            self._known = list(dict.fromkeys([*self._known, *(found for _, _, found in self._slots)]))
+            serving = dict.fromkeys(found for _, _, found in self._slots)
+            self._known = list(dict.fromkeys([*self._known, *serving]))
+            for left in self._pools.keys() - serving.keys():
+                self._pools[left].drop_idle()
             return
         if isinstance(error, NotConnected):
             raise error

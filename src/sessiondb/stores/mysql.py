@@ -199,8 +199,7 @@ class MySQLStore:
                 tried.append((change, found[1]))
         if not statements:
             return {}
-        if events:
-            statements.append(self._sql.insert_events(events))
+        statements += self._sql.insert_events(events)
         try:
             answers = await connection.transaction(statements)
         except Exception as error:
@@ -235,8 +234,7 @@ class MySQLStore:
             if written is not None:
                 new = change.sid not in held
                 statements.append(self._sql.insert(written) if new else self._sql.write_all(written))
-        if events:
-            statements.append(self._sql.insert_events(events))
+        statements += self._sql.insert_events(events)
         await connection.run([*statements, "COMMIT"])
         return results
 
@@ -295,7 +293,7 @@ class MySQLStore:
         """See ``Store.append``."""
         async with self._connection("unknown") as connection:
             if events:
-                await connection.run([self._sql.insert_events(events)])
+                await connection.transaction(self._sql.insert_events(events))
 
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``."""
