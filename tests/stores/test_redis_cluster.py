@@ -163,6 +163,35 @@ async def test_the_others_answer_for_themselves_when_a_node_dies(three: ValkeyCl
     await store.close()
 
 
+async def test_each_node_waits_for_replicas_of_its_own(six: ValkeyCluster) -> None:
+    store, kit = await opened(with_option(six.url, "wait_replicas=1&wait_timeout=0.3"))
+    records = [kit.record(f"user{n}") for n in range(20)]
+    await kit.put_in(store, *records)
+    keys = RedisStore(six.url).keys
+    without = {record.sid for record in records if slot_of(keys.session(record.sid)) < 5462}
+    assert 0 < len(without) < len(records)
+    six.nodes[3][0].kill()  # the replica of the first node
+    results = await store.apply([kit.end(record) for record in records])
+    for record, result in zip(records, results, strict=True):
+        if record.sid in without:
+            assert isinstance(result, StoreError)
+            assert result.outcome == "unconfirmed"
+        else:
+            assert isinstance(result, Applied)
+    assert all(record is not None and record.ended_at for record in await store.load([one.sid for one in records]))
+    # A login needs its place in the lists confirmed too; where that is not, the session is not written.
+    fresh = [kit.record(f"new{n}") for n in range(20)]
+    created = await store.apply(list(map(kit.create, fresh)))
+    for record, result in zip(fresh, created, strict=True):
+        lists = keys.due(record.sid), keys.user(record.user_id or ""), keys.session(record.sid)
+        if any(slot_of(key) < 5462 for key in lists):
+            assert isinstance(result, StoreError)
+            assert result.outcome == "unconfirmed"
+        else:
+            assert isinstance(result, Applied)
+    await store.close()
+
+
 # -- slots that move ----------------------------------------------------------------------------------------
 
 
