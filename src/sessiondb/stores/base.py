@@ -14,6 +14,8 @@ Rules:
 * What has been answered is as durable as the database is configured to be, and seen by every later ``load``.
 * A call whose outcome is not known raises ``StoreError(outcome="unknown")``; one that did nothing because the
   database is away raises ``StoreUnavailable``. No call is repeated by the driver.
+* A store that waits for replicas answers a login or an end that they have not confirmed with
+  ``StoreError(outcome="unconfirmed")``. No reading settles that: the call is repeated, or its failure told.
 """
 
 from __future__ import annotations
