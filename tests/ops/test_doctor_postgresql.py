@@ -135,9 +135,15 @@ async def test_what_is_wrong_with_the_tables_is_found(
     assert mend.format(p=prefix) in found.mend
 
 
-async def test_the_statement_that_mends_a_missing_index_does(server: PostgreSQL, url: str, prefix: str) -> None:
+@pytest.mark.parametrize("option", ["", "partitions=monthly"])
+async def test_the_statement_that_mends_a_missing_index_does(server: PostgreSQL, prefix: str, option: str) -> None:
+    url = with_option(with_option(server.url, f"prefix={prefix}"), option)
+    store = open_store(url)
+    await store.open()
+    await store.close()
+    assert not (await examine(url)).has_problems
     async with connected(server) as connection:
-        await connection.execute(f"DROP INDEX {prefix}events_user")
+        await connection.execute(f"DROP INDEX {prefix}sessions_user")
         await connection.execute(finding(await examine(url), "index").mend)
     assert finding(await examine(url), "indexes").level == "ok"
 

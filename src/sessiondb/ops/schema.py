@@ -36,6 +36,15 @@ def ddl(url: str) -> str:
             "-- Redis and Valkey need no schema. Keys begin with "
             f"'{_redis_url.parse(url).prefix}'; a user of its own: ACL SETUSER app on >password ~PREFIX* +@all\n"
         )
+    if name == "mongodb":
+        from sessiondb.stores import _mongodb_schema, _mongodb_url
+
+        prefix = _mongodb_url.parse(url).prefix
+        made = [
+            f"--   {prefix}{collection}: {', '.join(index.document['name'] for index in indexes)}\n"
+            for collection, indexes in _mongodb_schema.indexes().items()
+        ]
+        return "-- MongoDB needs no schema. The app, or 'sessiondb init', makes these indexes:\n" + "".join(made)
     return f"-- {name}:// needs no schema.\n"
 
 

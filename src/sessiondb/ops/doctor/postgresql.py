@@ -62,7 +62,7 @@ async def _examine(report: Report, settings: Settings, connection: Any) -> None:
     _check_durability(report, values)
     _check_settings(report, values, pooled="server_settings" not in settings.arguments)
     await _check_role(report, connection, values)
-    await _check_schema(report, connection, settings.prefix)
+    await _check_schema(report, connection, settings)
 
 
 def _check_durability(report: Report, values: dict[str, str]) -> None:
@@ -166,8 +166,9 @@ async def _check_role(report: Report, connection: Any, values: dict[str, str]) -
         )
 
 
-async def _check_schema(report: Report, connection: Any, prefix: str) -> None:
-    tables, indexes = tables_and_indexes(schema_sql(prefix))
+async def _check_schema(report: Report, connection: Any, settings: Settings) -> None:
+    prefix = settings.prefix
+    tables, indexes = tables_and_indexes(schema_sql(prefix, partitions=settings.partitions))
     # What is found by these names is what the store finds: by the search path.
     found = await connection.fetch(
         "SELECT name, c.relkind = 'r' AS plain, c.reloptions, i.indisvalid FROM unnest($1::text[]) AS name "
@@ -181,10 +182,9 @@ async def _check_schema(report: Report, connection: Any, prefix: str) -> None:
     if not check_schema(report, version, SCHEMA_VERSION):
         return
     check_tables(report, tables, present)
-    online = {
-        name: statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY") for name, statement in indexes.items()
-    }
-    check_indexes(report, online, present)
+    if not settings.partitions:  # of a table in partitions, PostgreSQL makes no index concurrently
+        indexes = {name: made.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY") for name, made in indexes.items()}
+    check_indexes(report, indexes, present)
     for name, row in present.items():
         if row["indisvalid"] is False:
             report.add(
