@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import pytest
 
 from databases import stop_all
@@ -12,6 +15,11 @@ from summary import tables
 def anyio_backend() -> str:
     """asyncio is what FastAPI runs on under uvicorn."""
     return "asyncio"
+
+
+def pytest_configure() -> None:
+    """Told to end (by a time limit, say), the tests still stop the servers that they have started."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def pytest_sessionfinish() -> None:
