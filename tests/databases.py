@@ -46,7 +46,7 @@ class Breakable(Started, Protocol):
 _STARTS: dict[str, Callable[[], Started]] = {
     # Nothing here outlives a power cut, so nothing has to reach the disk; a killed server loses nothing by it.
     "postgresql": lambda: PostgreSQL({"fsync": "off", "max_connections": "200"}),
-    "pgbouncer": lambda: PgBouncer(url_of("postgresql"), size=2),
+    "pgbouncer": lambda: PgBouncer(url_of("postgresql"), size=4),
     "mysql": lambda: MariaDB("--innodb-flush-log-at-trx-commit=2", "--max-connections=300"),
     "redis": Valkey,
     "redis_cluster": ValkeyCluster,

@@ -12,6 +12,7 @@ import pytest
 
 from databases import drop, new_prefix, url_of, with_option
 from sessiondb import SessionDB, open_store
+from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreError
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.recovering import RecoveringStore
@@ -77,12 +78,16 @@ async def test_what_is_called_not_applied_is_never_applied_later(prefix: str, sq
             *(apply(change) for change in (*sent, *(kit.update(one, {"n": 1}) for one in free)))
         )
     await all_is_done(sql, prefix)
-    assert said == ["unknown"] * len(held) + ["not_applied"] * len(free)
+    assert said[: len(held)] == ["unknown"] * len(held), "they were sent, and the server goes on with them"
     for one in held:
         record = await kit.record_of(store, one.sid)
         assert record.rev in (one.rev, one.rev + 1), "once at most"
-    for one in free:
-        assert await kit.data_of(store, one.sid) == {"n": 0}
+    # These waited for a place; the last ones may have been sent when the others were given up.
+    for one, outcome in zip(free, said[len(held) :], strict=True):
+        if outcome == "not_applied":
+            assert await kit.data_of(store, one.sid) == {"n": 0}
+        else:
+            assert outcome == "unknown" or isinstance(outcome, Applied)
     await kit.close_all()
 
 

@@ -21,7 +21,7 @@ from sessiondb.testing.kit import Kit
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    """Forty clients share two connections to the server."""
+    """Forty clients share four connections to the server."""
     prefix = new_prefix()
     yield with_option(url_of("pgbouncer"), f"pooler=transaction&pool_size=40&prefix={prefix}")
     await drop("pgbouncer", prefix)
