@@ -16,7 +16,7 @@ from provision.process import make_folder, other_user
 import tls
 from databases import drop, had, new_prefix, url_of, with_login, with_option
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
-from sessiondb.core.change import Applied
+from sessiondb.core.change import Applied, Gone
 from sessiondb.core.errors import StoreError
 from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_errors import translated
@@ -265,14 +265,14 @@ async def test_rights_that_are_taken_away_are_told_and_given_back() -> None:
 # -- what an administrator does ----------------------------------------------------------------------------
 
 
-async def waiting_for(connection: Connection, table: str) -> int:
+async def waiting_for(connection: Connection, table: str, verb: str = "UPDATE") -> int:
     """The id of the connection whose statement on ``table`` waits for the lock that ``connection`` holds."""
     async with asyncio.timeout(5):
         while True:
             [found] = await connection.run(
                 [
                     "SELECT id FROM information_schema.processlist "
-                    f"WHERE info LIKE 'UPDATE {table}%' AND id <> CONNECTION_ID() AND command = 'Query'"
+                    f"WHERE info LIKE '{verb}%{table}%' AND id <> CONNECTION_ID() AND command = 'Query'"
                 ]
             )
             if found.rows:
@@ -305,6 +305,43 @@ async def test_a_killed_statement_and_a_killed_connection(kill: str, outcome: st
         await connection.run(["ROLLBACK"])
         # The next call has a connection again.
         assert isinstance(await kit.apply(store, kit.touch(record)), Applied)
+    await drop("mysql", prefix)
+
+
+async def test_what_landed_at_once_is_told_whatever_becomes_of_the_rest() -> None:
+    """Two transactions: what nothing stood against is committed when the other one's connection is killed."""
+    prefix = new_prefix()
+    url = with_option(url_of("mysql"), f"prefix={prefix}&lock_timeout=20")
+    async with opened(url) as (store, kit), admin(url) as connection:
+        free, held = kit.record("ann"), kit.record("ann")
+        await kit.put_in(store, free, held)
+        table = f"{prefix}sessions"
+        await connection.run(["START TRANSACTION", f"SELECT 1 FROM {table} WHERE sid = {sid_sql(held.sid)} FOR UPDATE"])
+        # Without the record that it was made of, a delta has to be merged under a lock.
+        batch = asyncio.create_task(store.apply([kit.touch(free), kit.update(held, {"n": 1})], [kit.event()]))
+        await connection.run([f"KILL {await waiting_for(connection, table, 'SELECT')}"])
+        landed, lost = await batch
+        assert isinstance(landed, Applied)
+        assert isinstance(lost, StoreUnavailable)
+        assert lost.outcome == "unknown"
+        await connection.run(["ROLLBACK"])
+        assert len((await store.events(EventQuery())).events) == 1
+    await drop("mysql", prefix)
+
+
+async def test_events_of_a_batch_that_falls_apart_are_written_once() -> None:
+    prefix = new_prefix()
+    url = with_option(url_of("mysql"), f"prefix={prefix}")
+    async with opened(url) as (store, kit), admin(url) as connection:
+        records = sorted((kit.record("ann") for _ in range(4)), key=lambda record: record.sid)
+        await kit.put_in(store, *records[1:])
+        held = records[2]
+        table = f"{prefix}sessions"
+        await connection.run(["START TRANSACTION", f"SELECT 1 FROM {table} WHERE sid = {sid_sql(held.sid)} FOR UPDATE"])
+        results = await store.apply([kit.touch(record) for record in records], [kit.event()])
+        await connection.run(["ROLLBACK"])
+        assert [type(result) for result in results] == [Gone, Applied, StoreUnavailable, Applied]
+        assert len((await store.events(EventQuery())).events) == 1
     await drop("mysql", prefix)
 
 

@@ -172,16 +172,46 @@ class MySQLStore:
             return []
         try:
             results = await self._write(lambda connection: self._at_once(connection, changes, events))
-            rest = [change for change in changes if change.sid not in results]
-            if rest:
-                # Where nothing could be tried at once, the events have not been written yet.
-                late = events if len(rest) == len(changes) and not self._can_at_once(changes) else ()
-                results |= await self._write(lambda connection: self._locked(connection, rest, late))
         except _Refused as refused:
-            if len(changes) == 1:
-                return [refused.error]
-            return await self._one_by_one(changes, events)
+            return await self._apart(changes, events, refused)
+        rest = [change for change in changes if change.sid not in results]
+        if rest:
+            # What was tried at once took the events along.
+            late = () if self._can_at_once(changes) else events
+            results |= await self._settle(rest, late, others_landed=bool(results))
         return [results[change.sid] for change in changes]
+
+    async def _settle(
+        self, rest: Sequence[Change], events: Sequence[Event], *, others_landed: bool
+    ) -> dict[Sid, ChangeResult]:
+        """By sid, what becomes of those that something stood against.
+
+        Raises only where nothing of the call has been written: what has landed stays, whatever becomes of the rest.
+        """
+        try:
+            return await self._write(lambda connection: self._locked(connection, rest, events))
+        except _Refused as refused:
+            results = await self._apart(rest, events, refused)
+            return {change.sid: result for change, result in zip(rest, results, strict=True)}
+        except StoreError as error:
+            if not others_landed:
+                raise
+            return {change.sid: error for change in rest}
+
+    async def _apart(self, changes: Sequence[Change], events: Sequence[Event], refused: _Refused) -> list[ChangeResult]:
+        """Each change by itself, one of which may be why all were refused; the events go with the first taken."""
+        if len(changes) == 1:
+            return [refused.error]
+        results: list[ChangeResult] = []
+        for change in changes:
+            try:
+                result = (await self.apply([change], events))[0]
+            except StoreError as error:
+                result = error
+            if not isinstance(result, (StoreError, SessionDataError)):
+                events = ()
+            results.append(result)
+        return results
 
     def _can_at_once(self, changes: Sequence[Change]) -> bool:
         return any(self._sql.at_once(change) is not None for change in changes)
@@ -250,19 +280,6 @@ class MySQLStore:
                 raise
 
         return await self._again_after_deadlock("unknown", judged)
-
-    async def _one_by_one(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
-        """Each change by itself; the events go with the first that lands."""
-        results: list[ChangeResult] = []
-        for change in changes:
-            try:
-                result = (await self.apply([change], events))[0]
-            except StoreError as error:
-                result = error
-            if isinstance(result, Applied):
-                events = ()
-            results.append(result)
-        return results
 
     # -- by user ------------------------------------------------------------------------------------------
 
