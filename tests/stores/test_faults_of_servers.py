@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
@@ -22,7 +23,13 @@ from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit
 
 
-@pytest.fixture(params=NETWORK, scope="module")
+# PyMongo drops a socket unclosed where a call is cancelled while it connects. Python closes it.
+DROPS_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(
+    params=[pytest.param(kind, marks=DROPS_SOCKETS) if kind == "mongodb" else kind for kind in NETWORK], scope="module"
+)
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
@@ -41,6 +48,7 @@ def own(kind: str) -> Iterator[Breakable]:
     server = cast("Breakable", start(kind))
     yield server
     server.stop()
+    gc.collect()  # what a driver has dropped is found here, not by another test
 
 
 @pytest.fixture
