@@ -1,7 +1,7 @@
 # make demo   the demo app: its own environment, two server processes, the story over real HTTP;
 #             with DB=postgresql, mysql, redis or mongodb on that database, whose server is started for it
 # make test   lint, types and all tests: its own environment and everything the tests need
-# make bench  the benchmark table, side by side with peers
+# make bench  the benchmark table, side by side with peers; make bench-databases: the databases side by side
 # Everything is installed into .venv; PYTHON names the interpreter to make it with (3.11 or newer).
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ DB := sqlite
 DATABASES := sqlite $(patsubst requirements/demo-%.txt,%,$(wildcard requirements/demo-*.txt))
 $(if $(filter $(DB),$(DATABASES)),,$(error DB is '$(DB)'; use one of: $(DATABASES)))
 
-.PHONY: demo test bench lint types unit clean
+.PHONY: demo test bench bench-databases lint types unit clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo-$(DB)
@@ -34,8 +34,11 @@ unit: $(VENV)/.test
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
+bench-databases: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.databases $(BENCH)
+
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.*
+	rm -rf $(VENV) .venv-mongodb .venv-mongodb.lock .demo .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.*
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -59,6 +62,6 @@ $(VENV)/.test: $(wildcard requirements/*.txt) pyproject.toml | $(VENV)/.made
 	$(PIP) install -r requirements/test.txt -e .
 	@touch $@
 
-$(VENV)/.bench: requirements/bench.txt requirements/demo.txt pyproject.toml | $(VENV)/.made
+$(VENV)/.bench: $(wildcard requirements/*.txt) pyproject.toml | $(VENV)/.made
 	$(PIP) install -r requirements/bench.txt -e .
 	@touch $@
