@@ -43,9 +43,14 @@ def wire_server() -> Path:
 
 
 class MongoDB:
-    """A replica set of one. With ``auth``, only the user ``sessiondb`` is let in. ``options`` are the server's."""
+    """A replica set of one. With ``auth``, only the user ``sessiondb`` is let in.
 
-    def __init__(self, *options: str, auth: bool = False) -> None:
+    With ``alone`` it is no replica set; with ``tls`` (files of a certificate and its key) it speaks nothing else.
+    """
+
+    def __init__(self, *, auth: bool = False, alone: bool = False, tls: tuple[str, str] | None = None) -> None:
+        self._alone = alone
+        self._tls = tls
         self.port = free_port()
         self._login = ""
         mongod = shutil.which("mongod")
@@ -56,10 +61,15 @@ class MongoDB:
             if mongod is None:
                 command = [str(wire_server()), "--host", "127.0.0.1", "--port", str(self.port)]
                 # What a killed server has answered must be in its log.
-                command += ["--storage-path", str(data), "--sync-on-commit", *options]
+                command += ["--storage-path", str(data), "--sync-on-commit", *(["--standalone"] if alone else [])]
+                command += ["--tls-cert-file", tls[0], "--tls-key-file", tls[1]] if tls else []
             else:
                 command = [mongod, "--bind_ip", "127.0.0.1", "--port", str(self.port), "--dbpath", str(data)]
-                command += ["--replSet", "rs0", *options]
+                command += [] if alone else ["--replSet", "rs0"]
+                if tls:
+                    both = self.folder / "certificate-and-key.pem"
+                    both.write_text(Path(tls[0]).read_text() + Path(tls[1]).read_text())
+                    command += ["--tlsMode", "requireTLS", "--tlsCertificateKeyFile", str(both)]
             self.process = ServerProcess(command, self.folder, self._is_primary)
             self.process.start()
             if auth:
@@ -81,19 +91,19 @@ class MongoDB:
 
     def client(self) -> MongoClient[dict[str, object]]:
         """A client to it, to be closed by the caller."""
-        return MongoClient(self.url, directConnection=True, serverSelectionTimeoutMS=2000)
+        tls = {} if self._tls is None else {"tls": True, "tlsCAFile": self._tls[0]}
+        return MongoClient(self.url, directConnection=True, serverSelectionTimeoutMS=2000, **tls)
 
     def _is_primary(self) -> bool:
         if not listens(self.port):
             return False
-        # Before there is a user, or without one: everybody may say hello.
-        with MongoClient("127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=2000) as client:
+        with self.client() as client:
             try:
                 hello = client.admin.command("hello")
-                if "setName" not in hello:
+                if "setName" not in hello and not self._alone:
                     members = [{"_id": 0, "host": f"127.0.0.1:{self.port}"}]
                     client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
-                return bool(hello.get("isWritablePrimary")) and "setName" in hello
+                return bool(hello.get("isWritablePrimary")) and ("setName" in hello) != self._alone
             except PyMongoError:
                 return False
 

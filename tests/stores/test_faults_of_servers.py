@@ -22,7 +22,6 @@ from sessiondb.stores.recovering import RecoveringStore
 from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit
 
-
 # PyMongo drops a socket unclosed where a call is cancelled while it connects. Python closes it.
 DROPS_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 

@@ -6,6 +6,7 @@ from pymongo.errors import (
     BulkWriteError,
     ConnectionFailure,
     DocumentTooLarge,
+    NotPrimaryError,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -75,6 +76,8 @@ def code_of(error: BaseException) -> int:
         details = error.details
         first = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]
         return int(first[0].get("code", 0)) if first else 0
+    if isinstance(error, NotPrimaryError):
+        return int(error.details.get("code", 10107)) if isinstance(error.details, dict) else 10107
     return (error.code or 0) if isinstance(error, OperationFailure) else 0
 
 
