@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from sessiondb.core.errors import StoreUnavailable
 
@@ -18,11 +17,14 @@ class PerLoop(Generic[H]):
     def __init__(self, store: str, make: Callable[[], H]) -> None:
         self._store = store
         self._make = make
-        self._held: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, H]] = WeakKeyDictionary()
+        self._held: dict[asyncio.AbstractEventLoop, tuple[int, H]] = {}
 
     def open(self) -> H:
         """This loop's, made if there is none, with one user more."""
         loop = asyncio.get_running_loop()
+        # Connections hold their loop, so nobody else lets go of what was left open in one that has ended.
+        for ended in [other for other in list(self._held) if other.is_closed()]:
+            self._held.pop(ended, None)
         count, held = self._held.get(loop) or (0, self._make())
         self._held[loop] = (count + 1, held)
         return held
