@@ -38,7 +38,6 @@ class Pool(Generic[C]):
         self._connect = connect
         self._slots = asyncio.Semaphore(size)
         self._idle: list[C] = []
-        self._lent: set[C] = set()
         self._closed = False
 
     @asynccontextmanager
@@ -46,15 +45,15 @@ class Pool(Generic[C]):
         """A connection for one use."""
         async with self._slots:
             connection = await self._take()
-            self._lent.add(connection)
             try:
                 yield connection
-            except (asyncio.CancelledError, TimeoutError, OSError):
-                connection.terminate()
-                self.drop_idle()
+            except BaseException as error:
+                # Interrupted, cancelled, timed out: the answer has not been read, and would be taken for the next one.
+                if isinstance(error, OSError) or not isinstance(error, Exception):
+                    connection.terminate()
+                    self.drop_idle()
                 raise
             finally:
-                self._lent.discard(connection)
                 if connection.is_closed() or self._closed:
                     connection.terminate()
                 else:
@@ -70,18 +69,19 @@ class Pool(Generic[C]):
         """Close all connections; those in use when they come back."""
         self._closed = True
         idle, self._idle = self._idle, []
-        for connection in idle:
-            try:
-                async with asyncio.timeout(0.5):
-                    await connection.close()
-            except Exception:
-                connection.terminate()
+        try:
+            while idle:
+                await self._close(idle[-1])
+                idle.pop()
+        finally:
+            for connection in idle:
+                connection.terminate()  # nobody waits any more
 
-    def terminate(self) -> None:
-        """Drop everything at once; for a loop that has ended."""
-        self._closed = True
-        self.drop_idle()
-        for connection in list(self._lent):
+    async def _close(self, connection: C) -> None:
+        try:
+            async with asyncio.timeout(0.5):
+                await connection.close()
+        except Exception:
             connection.terminate()
 
     async def _take(self) -> C:

@@ -67,11 +67,10 @@ class Connection:
                 if not received:
                     raise ConnectionLost("the server closed the connection")
                 reader.feed(received)
-        except hiredis.ProtocolError as error:
-            self.terminate()
-            raise ConnectionLost("the server does not speak the Redis protocol") from error
-        except (ConnectionLost, OSError):
-            self.terminate()
+        except BaseException as error:
+            self.terminate()  # whatever it was: the next caller would be given the answers that are missing here
+            if isinstance(error, hiredis.ProtocolError):
+                raise ConnectionLost("the server does not speak the Redis protocol") from error
             raise
 
     def is_closed(self) -> bool:
