@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -60,6 +62,36 @@ def test_a_url_that_names_no_database(url: str, said: list[str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_store(url)
     assert "hunter2" not in str(caught.value), "a URL may hold a password"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "packages", "extra"),
+    [
+        *[
+            (scheme, ["hiredis"], "redis")
+            for scheme in ("redis", "rediss", "redis+cluster", "rediss+sentinel", "valkey", "valkeys+cluster")
+        ],
+        *[(scheme, ["asyncpg"], "postgresql") for scheme in ("postgresql", "postgres", "postgresql+asyncpg")],
+        *[(scheme, ["asyncmy"], "mysql") for scheme in ("mysql", "mariadb", "mysql+asyncmy")],
+        *[(scheme, ["pymongo", "bson"], "mongodb") for scheme in ("mongodb", "mongodb+srv")],
+    ],
+)
+def test_without_its_driver_each_scheme_says_how_to_get_it(scheme: str, packages: list[str], extra: str) -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; sys.modules.update(dict.fromkeys({packages}))\nimport sessiondb\n"
+            f"try: sessiondb.open_store('{scheme}://host/name')\n"
+            "except sessiondb.ConfigurationError as error: print(error)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == (
+        f"{scheme}:// needs {packages[0]}, which is not installed: pip install 'sessiondb[{extra}]'.\n"
+    )
 
 
 def test_the_environment_names_the_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -94,23 +92,6 @@ def test_slots_are_the_servers(key: bytes) -> None:
         for _ in range(8):
             crc = (crc << 1 ^ 0x1021) & 0xFFFF if crc & 0x8000 else crc << 1
     assert slot_of(key) == crc % 16384
-
-
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "rediss+sentinel", "valkey", "valkeys+cluster"])
-def test_without_its_driver_each_scheme_says_how_to_get_it(scheme: str) -> None:
-    told = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.modules['hiredis'] = None\nimport sessiondb\n"
-            f"try: sessiondb.open_store('{scheme}://host/name')\n"
-            "except sessiondb.ConfigurationError as error: print(error)",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stdout == (f"{scheme}:// needs hiredis, which is not installed: pip install 'sessiondb[redis]'.\n")
 
 
 async def test_people_can_read_a_session(store: RedisStore, kit: Kit) -> None:

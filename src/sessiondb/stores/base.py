@@ -21,6 +21,7 @@ Rules:
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -273,8 +274,9 @@ def open_store(url: str) -> Store:
 def _load(scheme: str, kind: StoreKind) -> object:
     try:
         return importlib.import_module(kind.module)
-    except ModuleNotFoundError as error:
-        if kind.requires is None or error.name is None or error.name.split(".")[0] != kind.requires:
+    except ModuleNotFoundError:
+        # Not by the name of what was missed: a driver may bring several packages, as PyMongo brings bson.
+        if kind.requires is None or importlib.util.find_spec(kind.requires) is not None:
             raise
         raise ConfigurationError(
             f"{scheme}:// needs {kind.requires}, which is not installed: pip install 'sessiondb[{kind.extra}]'."
