@@ -14,6 +14,8 @@ from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES
 REMEMBERED = CHANGE_ID_BYTES * REMEMBERED_CHANGES
 # How long a key outlives what it is for, where nobody sweeps: collecting garbage is all that the TTL does.
 GARBAGE_AFTER_MS = 8 * 86_400_000
+# Fields and values: unpack() takes no more than 8000, and a session may have more keys. Even, as they come in pairs.
+_AT_ONCE = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,12 @@ local function expire(at)
   local ms = now[1] * 1000
   redis.call('PEXPIREAT', key, text(math.max(math.floor(at / 1000), ms) + GARBAGE))
 end
-""".replace("GARBAGE", str(GARBAGE_AFTER_MS))
+local function all(command, values, first)
+  for at = first, #values, AT_ONCE do
+    redis.call(command, key, unpack(values, at, math.min(at + AT_ONCE - 1, #values)))
+  end
+end
+""".replace("GARBAGE", str(GARBAGE_AFTER_MS)).replace("AT_ONCE", str(_AT_ONCE))
 
 # ARGV: hard end, change id, secret hash, then fields and values.
 CREATE = _script(
@@ -50,7 +57,7 @@ if held[1] then
   end
   return {1, redis.call('HGETALL', key)}
 end
-redis.call('HSET', key, unpack(ARGV, 4))
+all('HSET', ARGV, 4)
 expire(tonumber(ARGV[1]))
 return {2, redis.call('HGET', key, 'rev'), '0'}
 """
@@ -112,9 +119,9 @@ if ARGV[11] ~= '' then
 end
 local last = 16 + 2 * tonumber(ARGV[16])
 for at = 17, last, 2 do put(ARGV[at], ARGV[at + 1]) end
-if n > 0 then redis.call('HSET', key, unpack(set)) end
+all('HSET', set, 1)
 if ARGV[8] ~= '' then redis.call('HDEL', key, 'confirmed_at') end
-if #ARGV > last then redis.call('HDEL', key, unpack(ARGV, last + 1)) end
+all('HDEL', ARGV, last + 1)
 return {2, rev, check_at, redis.call('HGET', key, 'user_id') or '', listed}
 """.replace("REMEMBERED", str(REMEMBERED))
 )
@@ -152,7 +159,7 @@ local drop = {'salt'}
 for _, field in ipairs(redis.call('HKEYS', key)) do
   if string.sub(field, 1, 2) == 'd:' then drop[#drop + 1] = field end
 end
-redis.call('HDEL', key, unpack(drop))
+all('HDEL', drop, 1)
 redis.call('HSET', key, 'rev', rev, 'ended_at', ended_at, 'end_reason', reason, 'check_at', ARGV[5],
   'last_changes', string.sub(ARGV[1] .. held[4], 1, REMEMBERED))
 expire(tonumber(ARGV[5]))

@@ -7,10 +7,11 @@ from typing import Any
 
 from sessiondb.core import codec
 from sessiondb.core.change import Create
+from sessiondb.core.record import EndReason
 from sessiondb.stores.base import Store
 from sessiondb.testing.behaviour import Behaviour
 from sessiondb.testing.behaviours.samples import ODD_KEYS, ODD_VALUES, random_data, random_key, random_value
-from sessiondb.testing.checks import is_applied, same_data
+from sessiondb.testing.checks import equal, is_applied, same_data
 from sessiondb.testing.kit import Kit
 
 
@@ -112,6 +113,24 @@ async def the_deepest_and_largest_data_fits(kit: Kit) -> None:
     await _keeps(kit, store, {f"key {number}": number for number in range(1000)})
 
 
+async def a_session_of_many_keys_can_be_ended(kit: Kit) -> None:
+    """As many keys as fit into 64 KiB are created, changed and dropped at the end: no number of them prevents it."""
+    store = await kit.store()
+    data = {f"{number:x}": 0 for number in range(0x100, 0x100 + 8150)}
+    created, updated = kit.record("alice", data), kit.record("alice")
+    await kit.put_in(store, created, updated)
+    for value in (1, 2):
+        changed = dict.fromkeys(data, value)
+        is_applied(await kit.apply(store, kit.update(updated, changed)), "an update of 8,150 keys")
+        same_data(await kit.data_of(store, updated.sid), changed, "8,150 keys")
+    same_data(await kit.data_of(store, created.sid), data, "8,150 keys")
+    is_applied(await kit.apply(store, kit.end(created)), "the end of a session of 8,150 keys")
+    ended = await store.end_where(kit.query("alice"), EndReason.REVOKED)
+    equal([one.sid for one in ended], [updated.sid], "those that a revoke has ended")
+    for record in (created, updated):
+        equal(await kit.data_of(store, record.sid), {}, "the data after the end")
+
+
 async def _keeps(kit: Kit, store: Store, data: dict[str, Any]) -> None:
     created, updated = kit.record(None, data), kit.record()
     await kit.put_in(store, created, updated)
@@ -127,4 +146,5 @@ BEHAVIOURS = [
     Behaviour((3,), nested_changes_are_kept),
     Behaviour((3,), objects_are_replaced_and_not_merged),
     Behaviour((3,), the_deepest_and_largest_data_fits),
+    Behaviour((3,), a_session_of_many_keys_can_be_ended),
 ]
