@@ -86,6 +86,16 @@ class EventsLater(StoreWrapper):
         return results
 
 
+class EventsOfSuccess(StoreWrapper):
+    """A transaction that changes no session is rolled back, and its events with it."""
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        results = await super().apply(changes)
+        if any(isinstance(result, Applied) for result in results):
+            await super().append(events)
+        return results
+
+
 # -- law 7 ---------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from sessiondb.core.change import Applied, Change, apply
+from sessiondb.core.change import Applied, Change, Create, apply
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.record import EndReason, Record
@@ -176,8 +176,8 @@ class MySQLStore:
             return await self._apart(changes, events, refused)
         rest = [change for change in changes if change.sid not in results]
         if rest:
-            # What was tried at once took the events along.
-            late = () if self._can_at_once(changes) else events
+            # What was tried at once took the events along; only a create that is left was rolled back with them.
+            late = () if self._can_at_once(changes) and not isinstance(rest[0], Create) else events
             results |= await self._settle(rest, late, others_landed=bool(results))
         return [results[change.sid] for change in changes]
 

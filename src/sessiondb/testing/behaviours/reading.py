@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sessiondb.core import token
+from sessiondb.core.change import Change, Conflict, Gone
 from sessiondb.core.events import EventType
 from sessiondb.core.record import EndReason
 from sessiondb.stores.base import EventQuery
@@ -142,6 +145,27 @@ async def events_come_with_their_changes(kit: Kit) -> None:
     equal(list((await other.events(EventQuery(sid=record.sid))).events), [event], "the event, as it was given")
 
 
+async def events_come_with_refused_changes_too(kit: Kit) -> None:
+    """Once ``apply`` has answered, its events are there, each once, also where no change of it has landed."""
+    one, other = await kit.stores(2)
+    record, missing = kit.record("alice"), kit.record("alice")
+    await kit.put_in(one, record)
+    taken = msgspec.structs.replace(record, secret_hash=b"s" * 32)
+    refused: list[list[Change]] = [
+        [kit.create(taken)],
+        [kit.update(missing, {"a": 1})],
+        [kit.update(record, {"a": 1}, if_rev=9)],
+        [kit.end(missing)],
+        [kit.create(taken), kit.end(missing)],
+    ]
+    events = [kit.event(at=kit.now + number, sid=record.sid) for number in range(len(refused))]
+    for changes, event in zip(refused, events, strict=True):
+        for result in await one.apply(changes, [event]):
+            require(isinstance(result, Conflict | Gone), f"a change that cannot land was answered {result!r:.300}")
+    found = (await other.events(EventQuery(sid=record.sid))).events
+    equal(sorted(event.at for event in found), [event.at for event in events], "the times of the events")
+
+
 async def every_field_is_kept(kit: Kit) -> None:
     """A record comes back as it was stored, field by field, also when all its optional fields are set."""
     store = await kit.store()
@@ -180,5 +204,6 @@ BEHAVIOURS = [
     Behaviour((6, 7), a_touch_that_was_answered_is_seen_at_once),
     Behaviour((6,), readers_see_each_write_whole),
     Behaviour((6,), events_come_with_their_changes),
+    Behaviour((6,), events_come_with_refused_changes_too),
     Behaviour((9,), every_field_is_kept),
 ]
