@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket
 from pages import PLAIN, app_on, browser
+from starlette.types import Message
 
 from sessiondb import (
     ConfigurationError,
@@ -528,6 +529,37 @@ async def test_two_middlewares_on_one_cookie(db: SessionDB, second: Cookie) -> N
     async with browser(app) as visitor:
         with pytest.raises(ConfigurationError, match=r"share the cookie 'sid'.*cookie=Cookie\(name='admin'\)"):
             await visitor.get("/raw")
+
+
+async def lived(app: FastAPI, sent: list[Message]) -> None:
+    """A server starts ``app`` and ends it; ``sent`` is what the app answers."""
+    asked = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> Message:
+        return {"type": next(asked)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app({"type": "lifespan"}, receive, send)
+
+
+async def test_two_middlewares_on_one_cookie_stop_the_start(db: SessionDB) -> None:
+    app = app_on(db)
+    app.add_middleware(SessionMiddleware, db=db, cookie=PLAIN)
+    sent: list[Message] = []
+    with pytest.raises(ConfigurationError, match="share the cookie 'sid'") as caught:
+        await lived(app, sent)
+    # Without this a server takes the exception for an app that knows no lifespan, and starts it.
+    assert sent == [{"type": "lifespan.startup.failed", "message": str(caught.value)}]
+
+
+async def test_two_middlewares_on_two_cookies_start(db: SessionDB) -> None:
+    app = app_on(db)
+    app.add_middleware(SessionMiddleware, db=db, cookie=Cookie("admin", secure=False))
+    sent: list[Message] = []
+    await lived(app, sent)
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 async def test_a_mounted_app_with_a_middleware_of_its_own_on_the_same_cookie(db: SessionDB) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Self
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -82,6 +82,9 @@ class SessionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, WebSocket or lifespan."""
         kind = scope["type"]
+        if kind == "lifespan":
+            await self._start(scope, receive, send)
+            return
         if kind not in ("http", "websocket") or (self._skip and matches_path(path_of(scope), self._skip)):
             await self.app(scope, receive, send)
             return
@@ -127,17 +130,32 @@ class SessionMiddleware:
                 raise
             await response.answer(scope, receive, answer)
 
+    async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outer = scope.get(SCOPE_KEY, _NONE)
+        try:
+            self._check_name(outer)
+        except ConfigurationError as error:
+            # Servers take an exception alone for an app without a lifespan, and start it.
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        scope[SCOPE_KEY] = {**outer, self.cookie.full_name: None}
+        await self.app(scope, receive, send)
+
     def _register(self, scope: Scope, session: Session) -> None:
         # Inner middlewares may replace scope["session"]; dependencies find theirs by the name of its cookie.
-        name = self.cookie.full_name
         outer: dict[str, Session] = scope.get(SCOPE_KEY, _NONE)
+        self._check_name(outer)
+        scope[SCOPE_KEY] = {**outer, self.cookie.full_name: session}
+        scope["session"] = session
+
+    def _check_name(self, outer: Collection[str]) -> None:
+        name = self.cookie.full_name
         if name in outer:
             raise ConfigurationError(
                 f"Two SessionMiddlewares share the cookie {name!r}; remove one (a mounted app uses the outer one's "
                 "session), or give it another name: cookie=Cookie(name='admin')."
             )
-        scope[SCOPE_KEY] = {**outer, name: session}
-        scope["session"] = session
 
     def _cross_origin_check(self, scope: Scope, runtime: Runtime) -> Callable[[], None]:
         csrf, path, headers = self.csrf, path_of(scope), scope["headers"]
