@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 
 from databases import database
+from sessiondb.core.policy import Caps, Lifetimes
+from sessiondb.core.record import EndReason
+from sessiondb.stores import _redis_users as users
+from sessiondb.stores.base import Cutoffs, Store
 from sessiondb.stores.redis import RedisStore
 from sessiondb.testing import ManualClock
-from sessiondb.testing.builders import HOUR
+from sessiondb.testing.builders import DAY, HOUR, MINUTE
 from sessiondb.testing.kit import Kit
+
+LONG = Caps(Lifetimes(90 * DAY, 90 * DAY), Lifetimes(90 * DAY, 90 * DAY))
 
 pytestmark = pytest.mark.parametrize("kind", ["redis", "redis_cluster"])
 
@@ -57,3 +63,57 @@ async def test_what_is_never_asked_for_is_forgotten(kind: str) -> None:
             store.met.note(kit.record("bob").sid, [first.sid, second.sid])
         assert store.met.take(second.sid) == []
         await kit.close_all()
+
+
+async def test_a_login_that_died_before_it_ended_whom_it_pushed_out_hides_nobody(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that lives for months is found by a revoke and by the next login, also long after that."""
+    async with database(kind)(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        store = await kit.store()
+        old, new = (kit.record("ann", age=age, idle=90 * DAY, absolute=90 * DAY) for age in (HOUR, 0))
+        await kit.put_in(store, old, new)
+
+        async def dies(*_: object, **__: object) -> None:
+            raise ConnectionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(users, "end_all", dies)
+            with pytest.raises(ConnectionError):
+                await store.admit(kit.login(new, per_user=1))
+        assert (await kit.record_of(store, old.sid)).ended_at is None
+        kit.now += 2 * MINUTE
+        await store.sweep(Cutoffs(now=kit.now, caps=LONG, keep_ended=7 * DAY), 100)
+        assert await living(kit, store) == [new.sid, old.sid]
+        admission = await store.admit(kit.login(new, per_user=1, caps=LONG))
+        assert [one.sid for one in admission.ended] == [old.sid]
+        await kit.close_all()
+
+
+async def test_whom_a_login_has_pushed_out_is_in_a_list_for_life(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody sweeps."""
+    async with database(kind)(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        store = await kit.store()
+        old, new = (kit.record("ann", age=age, idle=90 * DAY, absolute=90 * DAY) for age in (HOUR, 0))
+        await kit.put_in(store, old, new)
+
+        async def dies(*_: object, **__: object) -> None:
+            raise ConnectionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(users, "end_all", dies)
+            with pytest.raises(ConnectionError):
+                await store.admit(kit.login(new, per_user=1))
+        kit.now += 60 * DAY
+        late = kit.record("ann")
+        await kit.put_in(store, late)
+        await store.admit(kit.login(late, caps=LONG))
+        ended = await store.end_where(kit.query("ann", not_before=kit.now, caps=LONG), EndReason.REVOKED)
+        assert {one.sid for one in ended} == {old.sid, new.sid, late.sid}
+        await kit.close_all()
+
+
+async def living(kit: Kit, store: Store) -> list[str]:
+    return [record.sid for record in (await store.find(kit.query("ann", caps=LONG))).records]

@@ -193,7 +193,8 @@ return 0
 
 # The limit per user, decided on the user's list alone, so that concurrent logins take turns.
 # KEYS: the list of the user's sessions and that of the ended. ARGV: the login, how many may stay, whether it is refused
-# itself, the score in the list of the ended, then its living rivals with the first to go first.
+# itself, the time of the purge, then its living rivals with the first to go first. Who has to go is listed as ended,
+# for as long as it could live: whoever asks may die before it ends them.
 # Answers 0 if the login has been pushed out already, else 1 and who has to go.
 LIMIT = _script(
     """
@@ -208,8 +209,9 @@ for at = 1, #listed - most do
   if ARGV[3] ~= '1' or listed[at] == own then leave[#leave + 1] = listed[at] end
 end
 for at = 2, #leave do
+  local hard_end = tonumber(redis.call('ZSCORE', KEYS[1], leave[at]))
   redis.call('ZREM', KEYS[1], leave[at])
-  redis.call('ZADD', KEYS[2], ARGV[4], leave[at])
+  redis.call('ZADD', KEYS[2], string.format('%.0f', math.max(hard_end, tonumber(ARGV[4]))), leave[at])
 end
 return leave
 """

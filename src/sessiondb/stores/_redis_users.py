@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sessiondb.core.change import new_change_id
-from sessiondb.core.policy import Caps
+from sessiondb.core.policy import SECOND, Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores import _redis_rows as rows
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256
 _KEEP_NOT_BEFORE_MS = 7 * 86_400_000  # only logins under way ask for it
+_LOOK_AFTER = 60 * SECOND
 _MOST_MET = 1000
 _FIELDS = tuple(name for name in Record.__struct_fields__ if name != "data")
 
@@ -97,21 +98,12 @@ async def admit(store: RedisStore, login: Login) -> Admission:
     rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
     refuses = login.on_limit == "refuse"
     order = [record.sid for record in (reversed(rivals) if refuses else rivals)]
-    [(stays, *leave)] = await store.run(
-        [
-            call(
-                scripts.LIMIT,
-                [listed, keys.ended(login.user_id)],
-                login.sid,
-                login.per_user,
-                int(refuses),
-                login.purge_at,
-                *order,
-            )
-        ],
-        "unknown",
-        wait=True,
-    )
+    lists = [listed, keys.ended(login.user_id)]
+    decide = call(scripts.LIMIT, lists, login.sid, login.per_user, int(refuses), login.purge_at, *order)
+    # Should we die before they are ended, the sweeper soon finds them alive, and lists them again.
+    soon = login.now + _LOOK_AFTER
+    looks = ((due := keys.due(sid), ("ZADD", due, "LT", soon, sid)) for sid in order[: len(order) - login.per_user])
+    [*_, (stays, *leave)] = await store.run([*looks, decide], "unknown", wait=True)
     if not stays:
         return Admission("limit")  # a newer login has pushed this one out
     reason_ = EndReason.REFUSED if refuses else EndReason.LIMIT
