@@ -52,6 +52,14 @@ def to_record(flat: Sequence[bytes]) -> Record | None:
     return Record(**values, data=join(data))  # type: ignore[arg-type]
 
 
+def readable(flat: Sequence[bytes]) -> Record | None:
+    """As ``to_record``, and ``None`` for a hash that somebody has damaged: who looks at many is not stopped by one."""
+    try:
+        return to_record(flat)
+    except (ValueError, TypeError):
+        return None
+
+
 def create_arguments(change: Create) -> list[bytes | str | int]:
     """The arguments of ``CREATE``."""
     record = change.record

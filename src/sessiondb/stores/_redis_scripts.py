@@ -144,8 +144,9 @@ local ended_at, reason = ARGV[3], ARGV[4]
 if ARGV[7] then
   if ARGV[6] ~= '' and ARGV[6] ~= held[5] then return {0, ''} end
   local at = held[6] == 'remembered' and 9 or 7
-  local idle_end = tonumber(held[8]) + math.min(tonumber(held[9]), tonumber(ARGV[at]))
-  local hard_end = tonumber(held[7]) + math.min(tonumber(held[10]), tonumber(ARGV[at + 1]))
+  local function number(value) return tonumber(value) or 0 end  -- damaged by somebody: over long since
+  local idle_end = number(held[8]) + math.min(number(held[9]), tonumber(ARGV[at]))
+  local hard_end = number(held[7]) + math.min(number(held[10]), tonumber(ARGV[at + 1]))
   local deadline = math.min(idle_end, hard_end)
   if deadline <= tonumber(ended_at) then
     ended_at = text(deadline)

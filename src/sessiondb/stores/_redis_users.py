@@ -59,7 +59,7 @@ def _seen(values: Sequence[bytes | None]) -> Record | None:
     for name, value in zip(_FIELDS, values, strict=True):
         if value is not None:
             flat += (name.encode(), value)
-    return rows.to_record(flat)
+    return rows.readable(flat)
 
 
 async def admit(store: RedisStore, login: Login) -> Admission:
@@ -172,7 +172,8 @@ async def find(store: RedisStore, query: Query) -> Page:
     tombstones: list[Record] = []
     step = max(query.limit + 1, 32)
     for start in range(0, len(sids), step):
-        for record in await store.load(sids[start : start + step]):
+        keys = map(store.keys.session, sids[start : start + step])
+        for record in map(rows.readable, await store.run([(key, ("HGETALL", key)) for key in keys])):
             if record is None or (query.user_id is not None and record.user_id != query.user_id):
                 continue
             if record.ended_at is not None and query.state == "live":
