@@ -129,7 +129,8 @@ class MySQLStore:
                 self._prepared = False
                 pool.drop_idle()
             # What fails before there is a connection has written nothing.
-            raise translated(error, self._settings.where, outcome if connected else "not_applied") from error.__cause__
+            found = translated(error, self._settings.where, outcome if connected else "not_applied")
+            raise found from (error if found is not error else error.__cause__)
 
     async def _again_after_deadlock(
         self, outcome: WriteOutcome, work: Callable[[Connection], Awaitable[Answer]]

@@ -153,7 +153,8 @@ class PostgreSQLStore:
                 self._prepared = False
             where = str(self._settings.replica) if on_replica else self._settings.where
             # What fails before there is a connection has written nothing.
-            raise translated(error, where, outcome if connected else "not_applied") from error.__cause__
+            found = translated(error, where, outcome if connected else "not_applied")
+            raise found from (error if found is not error else error.__cause__)
 
     async def clock(self) -> int:
         """The server's clock."""
