@@ -23,6 +23,7 @@ import httpx
 from examples.demo.browser import PHONE, TABLET
 from examples.demo.console import CheckFailed, Console
 from examples.demo.databases import KINDS, CannotStart, database
+from examples.demo.peek import CannotLook
 from examples.demo.servers import HOST, ServerFailed, Servers, listen
 from examples.demo.steps import STEPS
 from examples.demo.world import World
@@ -61,7 +62,7 @@ def main() -> int:
     except Interrupted as interrupted:
         console.line("\nStopped.")
         return 128 + interrupted.number
-    except (CannotStart, ServerFailed, SessionDBError, CheckFailed) as error:
+    except (CannotStart, CannotLook, ServerFailed, SessionDBError, CheckFailed) as error:
         console.error(str(error))
     except TimeoutError:
         console.error(f"A step did not come to its end (the whole story has {STORY_TIMEOUT:.0f} s).")
@@ -137,7 +138,7 @@ async def tell(world: World) -> None:
                 console.step(step.title, step.story)
                 await step.tell(world)
                 await world.show_database()
-    except (CheckFailed, TimeoutError, httpx.HTTPError):
+    except (CheckFailed, CannotLook, TimeoutError, httpx.HTTPError):
         for server in servers.both:
             if log := server.log_tail():
                 console.line(f"\nThe end of the log of server {server.name}:\n{log}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
+from examples.demo.console import CheckFailed
 from examples.demo.servers import Server, Servers
 
 COOKIE = "sid"
@@ -62,9 +63,17 @@ class Browser:
         return await self.post("/sign-in", on, data=form)
 
     async def who(self, on: Server | None = None) -> dict[str, Any]:
-        """``pid``, ``sid``, ``user`` and ``visits``."""
-        answer: dict[str, Any] = (await self.get("/whoami", on)).json()
-        return answer
+        """``pid``, ``sid``, ``user`` and ``visits``. Raises ``CheckFailed``."""
+        return cast("dict[str, Any]", await self.json("/whoami", on))
+
+    async def json(self, path: str, on: Server | None = None) -> Any:
+        """What a page for programs answers. Raises ``CheckFailed`` if it is anything else."""
+        answer = await self.get(path, on)
+        if answer.status_code != 200:
+            raise CheckFailed(
+                f"{answer.url} is answered\n    expected: 200\n    came:     {answer.status_code} {answer.text!r:.600}"
+            )
+        return answer.json()
 
     @property
     def token(self) -> str | None:

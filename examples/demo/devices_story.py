@@ -33,7 +33,7 @@ async def device_list(world: World) -> None:
     check("the page shows both", page, containing("Firefox on Linux", "Safari on iPhone"))
     check("and knows which one this is", page.count("This device"), 1)
     check("and which one is remembered", page.count("Remembered"), 1)
-    listed = (await laptop.get("/api/devices")).json()
+    listed = await laptop.json("/api/devices")
     check("as JSON: two sessions, newest first", [one["remembered"] for one in listed], [True, False])
 
 

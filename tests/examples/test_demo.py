@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from examples.demo.databases import KINDS
+from examples.demo.peek import CannotLook
+from examples.demo.peek.sqlite import SQLitePeek
 from examples.demo.steps import STEPS
 
 from databases import NETWORK, new_url
@@ -101,6 +103,40 @@ def test_a_step_that_fails(folder: Path) -> None:
     assert "came:" in done.stdout
     assert "ulimit -f" in done.stdout
     assert list(folder.iterdir()) == []
+
+
+def test_a_database_that_is_deleted_during_the_story(folder: Path) -> None:
+    with subprocess.Popen(
+        DEMO,
+        cwd=ROOT,
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            for line in demo.stdout:
+                if STEPS[1].title in line:
+                    break
+            [path] = folder.glob("*/sessions.db")
+            path.unlink()
+            path.mkdir()  # nobody can make the file anew
+            rest = demo.stdout.read()
+            status = demo.wait(LIMIT)
+        finally:
+            demo.kill()
+    assert status == 1, rest
+    assert "The demo has failed." in rest
+    assert "Traceback" not in rest
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_database_that_cannot_be_looked_at(folder: Path) -> None:
+    peek = SQLitePeek(folder / "missing.db")
+    with pytest.raises(CannotLook, match=r"Cannot read the file .*/missing\.db: unable to open"):
+        await peek.rows()
 
 
 def test_a_database_that_cannot_be_made(folder: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from urllib.parse import urlsplit
 
-from examples.demo.peek.base import COLUMNS, Peek, Row
+from examples.demo.peek.base import COLUMNS, CannotLook, Peek, Row
 
-__all__ = ["COLUMNS", "Peek", "Row", "can_look_into", "open_peek"]
+__all__ = ["COLUMNS", "CannotLook", "Peek", "Row", "can_look_into", "open_peek"]
 
 _PEEKS = {
     "sqlite": "SQLitePeek",

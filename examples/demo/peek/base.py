@@ -31,6 +31,10 @@ class Row:
         return self.short, self.user or "-", str(self.rev), self.ended or "-", _brief(self.data)
 
 
+class CannotLook(Exception):
+    """The database could not be read: which, and why."""
+
+
 COLUMNS = ("sid", "user", "rev", "ended", "data")
 
 
@@ -74,8 +78,12 @@ class Peek(ABC):
         return [] if self.folder is None else [path for path in self.folder.rglob("*") if path.is_file()]
 
     async def rows(self) -> dict[str, Row]:
-        """All sessions by sid, oldest first."""
-        return {row.sid: row for row in sorted(await self.read(), key=lambda row: row.sid)}
+        """All sessions by sid, oldest first. Raises ``CannotLook``."""
+        try:
+            rows = await self.read()
+        except Exception as error:  # every driver has errors of its own
+            raise CannotLook(f"Cannot read {self.where}: {error}") from error
+        return {row.sid: row for row in sorted(rows, key=lambda row: row.sid)}
 
     async def row(self, sid: str) -> Row | None:
         """One session."""
