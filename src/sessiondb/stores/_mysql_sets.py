@@ -119,8 +119,10 @@ def _condition(sql: Statements, query: Query) -> str:
     return " AND ".join(conditions)
 
 
-async def end_where(sql: Statements, connection: Connection, query: Query, reason: EndReason) -> list[Ended]:
-    """See ``Store.end_where``."""
+async def end_where(
+    sql: Statements, connection: Connection, query: Query, reason: EndReason, ended: list[Ended]
+) -> None:
+    """See ``Store.end_where``. Adds to ``ended`` as it goes: what is committed stays, should a later part fail."""
     first: list[str] = []
     if query.not_before is not None and query.user_id is not None:
         # Committed by itself: a login that does not see it yet has written a session that the next statement sees.
@@ -130,8 +132,7 @@ async def end_where(sql: Statements, connection: Connection, query: Query, reaso
             f"ON DUPLICATE KEY UPDATE not_before = GREATEST(not_before, {query.not_before:d})"
         )
     select = sql.select(f"{_condition(sql, query)} AND ended_at IS NULL", data=False)
-    ended: list[Ended] = []
-    for _ in range(_PASSES):
+    for passes_left in range(_PASSES, 0, -1):
         *_, found = await connection.run([*first, select])
         first = []
         records = sorted(map(to_record, found.rows), key=lambda record: record.sid)
@@ -139,34 +140,32 @@ async def end_where(sql: Statements, connection: Connection, query: Query, reaso
         missed = False
         for start in range(0, len(living), CHUNK):
             part = living[start : start + CHUNK]
-            answers = await connection.transaction([_ending(sql, record, query, reason) for record in part])
-            for record, answer in zip(part, answers, strict=True):
-                if query.caps.deadline(record) <= query.now:
+            over = {record.sid for record in part if query.caps.deadline(record) <= query.now and passes_left > 1}
+            endings = [
+                _expiry(sql, record, query.caps, query.purge_at)
+                if record.sid in over
+                else sql.end(record.sid, new_change_id(), reason, query.now, query.purge_at)
+                for record in part
+            ]
+            for record, answer in zip(part, await connection.transaction(endings), strict=True):
+                if record.sid in over:
                     missed = missed or not answer.affected
                 elif answer.affected:
                     ended.append(Ended(record.sid, record.user_id, reason.value, query.now))
         if not missed:
             break
-        # Somebody was seen again after the reading: alive, so to be ended for the reason that was given.
-    return ended
-
-
-def _ending(sql: Statements, record: Record, query: Query, reason: EndReason) -> str:
-    over_at = query.caps.deadline(record)
-    if over_at > query.now:
-        return sql.end(record.sid, new_change_id(), reason, query.now, query.purge_at)
-    return _expiry(sql, record, query.caps, query.purge_at)
+        # Somebody was there after the reading. Still so at the last look, they are ended for the reason that was given.
 
 
 def _expiry(sql: Statements, record: Record, caps: Caps, purge_at: int) -> str:
-    """End ``record`` as expired, unless it was seen since."""
-    guard = f" AND last_seen_at = {record.last_seen_at:d}"
+    """End ``record`` as expired, unless it was seen or written since: signing in gives it another life."""
+    guard = f" AND last_seen_at = {record.last_seen_at:d} AND rev = {record.rev:d}"
     reason = caps.expiry_reason(record)
     return sql.end(record.sid, new_change_id(), reason, caps.deadline(record), purge_at, guard)
 
 
-async def sweep(sql: Statements, connection: Connection, cutoffs: Cutoffs, limit: int) -> Swept:
-    """See ``Store.sweep``."""
+async def sweep(sql: Statements, connection: Connection, cutoffs: Cutoffs, limit: int, ended: list[Ended]) -> Swept:
+    """See ``Store.sweep``; ``ended`` as for ``end_where``."""
     if not await _take_turn(sql, connection, cutoffs):
         return Swept()
     [found] = await connection.run(
@@ -186,7 +185,6 @@ async def sweep(sql: Statements, connection: Connection, cutoffs: Cutoffs, limit
                 f"UPDATE {sql.sessions} SET check_at = {over_at + SWEEP_GRACE:d} WHERE sid = {sid_sql(record.sid)} "
                 f"AND ended_at IS NULL AND check_at = {record.check_at:d}"
             )
-    ended: list[Ended] = []
     purged = 0
     for start in range(0, len(due), CHUNK):
         answers = await connection.transaction(statements[start : start + CHUNK])

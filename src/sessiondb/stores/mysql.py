@@ -295,16 +295,19 @@ class MySQLStore:
 
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
         """See ``Store.end_where``; ``not_before`` is committed before the sessions are looked for."""
-        return await self._again_after_deadlock(
-            "unknown", lambda connection: sets.end_where(self._sql, connection, query, reason)
+        ended: list[Ended] = []
+        await self._again_after_deadlock(
+            "unknown", lambda connection: sets.end_where(self._sql, connection, query, reason, ended)
         )
+        return ended
 
     # -- sweeping, events, counts -------------------------------------------------------------------------
 
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """See ``Store.sweep``; rows that somebody else holds are left for the next pass."""
+        ended: list[Ended] = []
         return await self._again_after_deadlock(
-            "unknown", lambda connection: sets.sweep(self._sql, connection, cutoffs, limit)
+            "unknown", lambda connection: sets.sweep(self._sql, connection, cutoffs, limit, ended)
         )
 
     async def append(self, events: Sequence[Event]) -> None:
