@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 import traceback
 
+import asyncpg
 import pytest
+from asyncmy.errors import OperationalError
 
 from databases import NETWORK
 from sessiondb import StoreUnavailable, open_store
+from sessiondb.stores import _mysql_errors, _postgresql_errors
 
 
 @pytest.mark.parametrize("kind", NETWORK)
@@ -22,3 +25,20 @@ async def test_the_drivers_error_is_the_cause_of_ours(kind: str) -> None:
             await store.open()
     assert caught.value.__cause__ is not None
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_may_have_been_committed_is_not_called_undone() -> None:
+    """Error codes that no test can bring about: a commit that failed, and engines that do not know themselves."""
+    for undecided, decided in (
+        (asyncpg.StatementCompletionUnknownError, asyncpg.DiskFullError),
+        (asyncpg.AdminShutdownError, asyncpg.ReadOnlySQLTransactionError),
+    ):
+        assert outcome_of(_postgresql_errors.translated(undecided("?"), "here", "unknown")) == "unknown"
+        assert outcome_of(_postgresql_errors.translated(decided("?"), "here", "unknown")) == "not_applied"
+    for number, outcome in ((1180, "unknown"), (2013, "unknown"), (1053, "unknown"), (1114, "not_applied")):
+        assert outcome_of(_mysql_errors.translated(OperationalError(number, "?"), "here", "unknown")) == outcome
+
+
+def outcome_of(error: Exception) -> str:
+    assert isinstance(error, StoreUnavailable)
+    return error.outcome

@@ -47,6 +47,7 @@ _CURES = {
     1041: "is out of memory. Look at its log",
     1205: "has the session's row locked by another transaction for longer than ?lock_timeout=. Shorten that one",
     1213: "found a deadlock with another program on these rows. Lock rows in the order of their sids there",
+    1180: "could not commit. See its log",
     1317: "had the statement killed by an administrator",
     1969: "cancelled the statement (max_statement_time). Raise it",
     3024: "cancelled the statement (max_execution_time). Raise it",
@@ -59,6 +60,7 @@ _CURES = {
 _DATA = frozenset({1062, 1264, 1292, 1366, 1406, 1048, 3140, 3141, 3819, 4025, 4038})
 _DEADLOCK = 1213
 _LOST = frozenset({0, 1053, 1927, 2006, 2013, 2014, 2027, 2055})
+_UNDECIDED = frozenset({1180})  # an error while it was committed
 _NOT_REACHED = frozenset({2002, 2003, 2005})
 
 
@@ -133,7 +135,8 @@ def translated(error: Exception, where: str, outcome: WriteOutcome) -> Exception
         )
     elif isinstance(error, errors.MySQLError):
         cure = _CURES.get(number, f"failed with {type(error).__name__} ({number}). See the server's log")
-        found = StoreUnavailable(f"MySQL at {where} {cure}.")
+        known = outcome if number in _UNDECIDED else "not_applied"
+        found = StoreUnavailable(f"MySQL at {where} {cure}.", outcome=known)
     else:
         return error
     found.__cause__ = error

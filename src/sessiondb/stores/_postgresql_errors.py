@@ -45,6 +45,8 @@ _CURES = {
     "40P01": "found a deadlock with another program on these rows. Lock rows in the order of their sids there",
 }
 _RETRY = frozenset({"40P01", "40001"})
+# It may have been committed before the server went down; 40003 is how distributed engines say that they do not know.
+_UNDECIDED = frozenset({"57P01", "57P02", "40003"})
 _BY_ROW = frozenset({"55P03", "57014"})
 
 
@@ -109,8 +111,7 @@ def translated(error: Exception, where: str, outcome: WriteOutcome) -> Exception
         )
     elif state:
         cure = _CURES.get(state, f"failed with {type(error).__name__} ({state}). See the server's log")
-        # The transaction may have been committed before the server went down.
-        known = outcome if state in ("57P01", "57P02") else "not_applied"
+        known = outcome if state in _UNDECIDED else "not_applied"
         found = StoreUnavailable(f"PostgreSQL at {where} {cure}.", outcome=known)
     elif isinstance(error, OSError):
         found = StoreUnavailable(
