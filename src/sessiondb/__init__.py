@@ -19,10 +19,10 @@ from sessiondb.core.errors import (
 )
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.policy import Policy
-from sessiondb.core.record import Client, EndReason, SessionInfo
+from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo
 from sessiondb.db import Issued, SessionDB
 from sessiondb.session import Session
-from sessiondb.stores.base import Store, open_store
+from sessiondb.stores.base import Ended, EventPage, Stats, Store, Swept, open_store
 from sessiondb.web.cookie import Cookie
 from sessiondb.web.csrf import CrossOrigin
 from sessiondb.web.middleware import SessionMiddleware
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Auth",
     "Client",
     "ConfigurationError",
     "Cookie",
@@ -48,7 +49,9 @@ __all__ = [
     "CrossOriginRefused",
     "CurrentSession",
     "EndReason",
+    "Ended",
     "Event",
+    "EventPage",
     "EventType",
     "HeadersSent",
     "Issued",
@@ -56,6 +59,7 @@ __all__ = [
     "Policy",
     "RequireLogin",
     "RequireRecentLogin",
+    "Risk",
     "Session",
     "SessionDB",
     "SessionDBError",
@@ -65,9 +69,11 @@ __all__ = [
     "SessionMiddleware",
     "SessionOf",
     "SessionUnavailable",
+    "Stats",
     "Store",
     "StoreError",
     "StoreUnavailable",
+    "Swept",
     "current_session",
     "open_store",
     "require_login",
@@ -84,3 +90,7 @@ def __getattr__(name: str) -> Any:
     if name in _NEED_FASTAPI:
         return getattr(importlib.import_module("sessiondb.web.dependencies"), name)
     raise AttributeError(f"module 'sessiondb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -68,7 +68,8 @@ class SessionDB:
     * ``clock``: microseconds since the epoch; for tests. The store's own clock decides, so give it the same one.
 
     It opens with the app (``FastAPI(lifespan=db.lifespan)``), as ``async with db:``, or on first use, and keeps
-    what it needs per event loop. Raises ``ConfigurationError`` for settings that cannot work.
+    what it needs per event loop. Raises ``ConfigurationError`` for settings that cannot work. Every verb raises
+    ``StoreUnavailable`` while the database is away.
     """
 
     def __init__(

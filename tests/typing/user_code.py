@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse
 
 from sessiondb import (
+    Auth,
     Client,
     ConfigurationError,
     Cookie,
@@ -26,12 +27,14 @@ from sessiondb import (
     CurrentSession,
     EndReason,
     Event,
+    EventPage,
     EventType,
     Issued,
     LoginRefused,
     Policy,
     RequireLogin,
     RequireRecentLogin,
+    Risk,
     Session,
     SessionDataError,
     SessionDB,
@@ -40,9 +43,11 @@ from sessiondb import (
     SessionMiddleware,
     SessionOf,
     SessionUnavailable,
+    Stats,
     Store,
     StoreError,
     StoreUnavailable,
+    Swept,
     current_session,
     open_store,
     require_login,
@@ -133,7 +138,9 @@ async def info(session: CurrentSession) -> dict[str, object]:
     assert_type(session.authenticated_at, int | None)
     assert_type(session.client, Client)
     assert_type(session.client.ip, str | None)
+    assert_type(session.auth, Auth)
     assert_type(session.auth.methods, tuple[str, ...])
+    assert_type(session.risk, Risk)
     assert_type(session.risk.level, str | None)
     assert_type(session.ended_reason, str | None)
     return dict(session)
@@ -267,10 +274,13 @@ async def script() -> None:
         assert_type(await db.revoke("01"), bool)
         assert_type(await db.revoke_all(7, keep=session.sid), int)
         swept = await db.sweep(limit=10)
+        assert_type(swept, Swept)
         assert_type(swept.purged, int)
         stats = await db.stats()
+        assert_type(stats, Stats)
         assert_type(stats.live, int)
         page = await db.events(user_id="ann", type=EventType.LOGIN, since=0, limit=10)
+        assert_type(page, EventPage)
         for event in page.events:
             assert_type(event, Event)
             print(event.at, event.type, event.details)
@@ -288,7 +298,7 @@ async def by_hand() -> None:
     except StoreUnavailable as error:
         print(error.outcome)
     except StoreError as error:
-        assert_type(error.outcome, Literal["not_applied", "unknown", "conflict"])
+        assert_type(error.outcome, Literal["not_applied", "unknown", "unconfirmed", "conflict"])
     except (SessionEnded, SessionDataError, ConfigurationError) as error:
         print(error)
     finally:
