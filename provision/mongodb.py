@@ -92,7 +92,10 @@ class MongoDB:
     def client(self) -> MongoClient[dict[str, object]]:
         """A client to it, to be closed by the caller."""
         tls = {} if self._tls is None else {"tls": True, "tlsCAFile": self._tls[0]}
-        return MongoClient(self.url, directConnection=True, serverSelectionTimeoutMS=2000, **tls)
+        # Polling: a client that streams and is closed while it connects for that leaves the socket to the garbage.
+        return MongoClient(
+            self.url, directConnection=True, serverSelectionTimeoutMS=2000, serverMonitoringMode="poll", **tls
+        )
 
     def _is_primary(self) -> bool:
         if not listens(self.port):

@@ -106,7 +106,12 @@ class ServerProcess:
 
     def pause(self) -> None:
         """Stop answering, without closing a connection."""
-        _signal(_family(self.pid), signal.SIGSTOP)
+        family = _family(self.pid)
+        _signal(family, signal.SIGSTOP)
+        # A thread that is at work stops a moment later, and could still answer.
+        end = time.monotonic() + 5
+        while not all(_is_stopped(pid) for pid in family) and time.monotonic() < end:
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Answer again."""
@@ -147,6 +152,15 @@ def _family(pid: int) -> list[int]:
     for one in found:
         found += children.get(one, [])
     return found
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        # The state comes after the name, which may hold anything. T: stopped; a thread that has ended counts too.
+        stats = [task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return False
+    return all(state in "TtZX" for state in stats)
 
 
 def _signal(pids: list[int], number: int) -> None:

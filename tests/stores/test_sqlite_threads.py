@@ -18,6 +18,7 @@ import pytest
 from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreUnavailable
 from sessiondb.core.record import Record
+from sessiondb.core.token import Sid
 from sessiondb.stores import _sqlite_threads
 from sessiondb.stores._sqlite_threads import Worker
 from sessiondb.stores.sqlite import SQLiteStore
@@ -186,6 +187,13 @@ class Spy:
 MAIN, READER = "MainThread", "sessiondb-sqlite-reader"
 
 
+async def read(store: SQLiteStore, sid: Sid) -> list[Record | None]:
+    """``load`` when the thread is at rest: it answers a moment before it lets go of the connection."""
+    while store._reader._in_use.locked():
+        await asyncio.sleep(0)
+    return await store.load([sid])
+
+
 async def test_a_short_read_is_done_on_the_spot_once_the_file_was_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,10 +204,10 @@ async def test_a_short_read_is_done_on_the_spot_once_the_file_was_looked_at(
         monkeypatch.setattr(_sqlite_threads, "SLOW", 60.0)
         monkeypatch.setattr(_sqlite_threads, "LOOK_AT_FILE_EVERY", 60.0)
         for expected in ([READER], [MAIN], [MAIN]):
-            assert await store.load([record.sid]) == [record]
+            assert await read(store, record.sid) == [record]
             assert spy.seen() == expected
         monkeypatch.setattr(_sqlite_threads, "LOOK_AT_FILE_EVERY", 0.0)
-        assert await store.load([record.sid]) == [record]
+        assert await read(store, record.sid) == [record]
         assert spy.seen() == [READER]
 
 
@@ -210,13 +218,13 @@ async def test_after_a_slow_read_the_thread_reads_for_a_while(tmp_path: Path, mo
         spy = Spy(store, monkeypatch)
         monkeypatch.setattr(_sqlite_threads, "SLOW", 60.0)
         monkeypatch.setattr(_sqlite_threads, "LOOK_AT_FILE_EVERY", 60.0)
-        await store.load([record.sid])
+        await read(store, record.sid)
         monkeypatch.setattr(_sqlite_threads, "SLOW", -1.0)  # any read is slow
         monkeypatch.setattr(_sqlite_threads, "PAUSE", 60.0)
-        await store.load([record.sid])
+        await read(store, record.sid)
         assert spy.seen() == [READER, MAIN]
         for _ in range(3):
-            assert await store.load([record.sid]) == [record]
+            assert await read(store, record.sid) == [record]
         assert spy.seen() == [READER] * 3
 
 
