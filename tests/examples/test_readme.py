@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+
+from sessiondb import SessionDB
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -21,7 +24,7 @@ def blocks(language: str) -> list[str]:
 async def test_the_quick_start_works_when_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(blocks("python")[0], "README.md", "exec"), names)
+    exec(compile(blocks("python")[0], "README.md", "exec", dont_inherit=True), names)
     app: FastAPI = names["app"]
     transport = httpx.ASGITransport(app=app, client=("203.0.113.7", 4711))
     async with (
@@ -48,3 +51,29 @@ async def test_the_quick_start_works_when_pasted(tmp_path: Path, monkeypatch: py
         assert results[2] == [("login", 1)], "why sessions ended"
         assert (await ann.post("/logout-everywhere")).json() == 1
         assert (await ann.get("/devices")).status_code == 401
+
+
+async def test_the_typed_session_works_when_pasted_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(blocks("python")[0] + blocks("python")[1], "README.md", "exec", dont_inherit=True), names)
+    app: FastAPI = names["app"]
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="https://shop.example") as ann,
+    ):
+        assert (await ann.post("/items/jug")).json() == {"items": ["jug"], "opened_at": None}
+        assert (await ann.post("/items/bowl")).json() == {"items": ["jug", "bowl"], "opened_at": None}
+
+
+async def test_the_script_works_when_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    script = textwrap.indent(blocks("python")[3], "    ")
+    exec(f"from sessiondb import SessionDB\n\nasync def script():\n{script}    return issued\n", names)
+    issued = await names["script"]()
+    async with SessionDB("sqlite:///sessions.db") as db:
+        session = await db.get(issued.session.sid)
+    assert session is not None
+    assert (session.user_id, session.end_reason, session.data) == ("ann", "revoked", {})
