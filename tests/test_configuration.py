@@ -20,6 +20,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Scope
 
 from sessiondb import ConfigurationError, Cookie, CrossOrigin, Policy, SessionDB, SessionMiddleware, open_store
+from sessiondb.stores.base import Batching
 from sessiondb.stores.memory import MemoryStore
 from sessiondb.stores.sqlite import SQLiteStore
 
@@ -104,6 +105,21 @@ def test_the_environment_names_the_database(monkeypatch: pytest.MonkeyPatch, tmp
     assert repr(SessionDB("memory://")) == "SessionDB(memory)", "what is given comes first"
 
 
+class AnswersToAnything:
+    """As MongoDB's clients do: any name is a database."""
+
+    def __getattr__(self, name: str) -> object:
+        return self
+
+
+class HalfAStore:
+    """A store that is being written."""
+
+    name = "half"
+    batching = Batching()
+    open = close = clock = load = apply = admit = find = end_where = sweep = MemoryStore.load
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -114,6 +130,8 @@ def test_the_environment_names_the_database(monkeypatch: pytest.MonkeyPatch, tmp
         (object(), ["a Store or an SQLAlchemy engine"]),
         (MemoryStore, ["not the class MemoryStore"]),
         (SessionDB, ["not the class SessionDB"]),
+        (AnswersToAnything(), ["URL such as", "not AnswersToAnything"]),
+        (HalfAStore(), ["HalfAStore is no Store yet: it lacks append, events, stats", "sessiondb.Store"]),
     ],
 )
 def test_a_source_that_is_no_database(source: object, said: list[str]) -> None:

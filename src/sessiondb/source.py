@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from sessiondb.core.errors import ConfigurationError
@@ -15,12 +16,18 @@ def store_from(source: object) -> Store:
     """
     if isinstance(source, str):
         return open_store(source)
-    if isinstance(source, Store) and not isinstance(source, type):
+    # By what its class or itself has written down: a MongoDB client has an answer to every name.
+    members = [name for name in vars(Store) if not name.startswith("_")]
+    lacks = [name for name in members if inspect.getattr_static(source, name, None) is None]
+    if isinstance(source, Store) and not lacks and not isinstance(source, type):
         return source
-    engine: Any = getattr(source, "sync_engine", source)
-    render = getattr(getattr(engine, "url", None), "render_as_string", None)
-    if render is not None:
-        return open_store(_without_driver(render(hide_password=False)))
+    url: Any = getattr(getattr(source, "sync_engine", source), "url", None)
+    if hasattr(type(url), "render_as_string"):
+        return open_store(_without_driver(url.render_as_string(hide_password=False)))
+    if len(lacks) < len(members) / 2 and not isinstance(source, type):
+        raise ConfigurationError(
+            f"SessionDB: {type(source).__name__} is no Store yet: it lacks {', '.join(lacks)} (see sessiondb.Store)."
+        )
     raise ConfigurationError(
         "SessionDB takes a URL such as 'sqlite:///sessions.db', a Store or an SQLAlchemy engine, not "
         f"{f'the class {source.__name__}' if isinstance(source, type) else type(source).__name__}."
