@@ -15,7 +15,8 @@ from sessiondb.testing.kit import Kit
 
 
 @pytest.mark.parametrize(
-    "damage", [("HDEL", "created_at"), ("HSET", "last_seen_at", "yesterday"), ("HSET", "user_id", b"\xff")]
+    "damage",
+    [("HDEL", "created_at"), ("HSET", "last_seen_at", "yesterday"), ("HSET", "rev", "x"), ("HSET", "user_id", b"\xff")],
 )
 async def test_a_damaged_session_stops_nobody(damage: tuple[str | bytes, ...]) -> None:
     """Not the sweeper, not a login at the limit, not a list, not a revoke; only its own load fails."""

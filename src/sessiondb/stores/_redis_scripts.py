@@ -141,10 +141,10 @@ if held[2] then
 end
 if ARGV[2] ~= '' and ARGV[2] ~= held[1] then return {1, redis.call('HGETALL', key)} end
 local ended_at, reason = ARGV[3], ARGV[4]
+local function number(value) return tonumber(value) or 0 end  -- damaged by somebody: over long since
 if ARGV[7] then
   if ARGV[6] ~= '' and ARGV[6] ~= held[5] then return {0, ''} end
   local at = held[6] == 'remembered' and 9 or 7
-  local function number(value) return tonumber(value) or 0 end  -- damaged by somebody: over long since
   local idle_end = number(held[8]) + math.min(number(held[9]), tonumber(ARGV[at]))
   local hard_end = number(held[7]) + math.min(number(held[10]), tonumber(ARGV[at + 1]))
   local deadline = math.min(idle_end, hard_end)
@@ -155,7 +155,7 @@ if ARGV[7] then
     return {0, ''}
   end
 end
-local rev = text(tonumber(held[1]) + 1)
+local rev = text(number(held[1]) + 1)
 local drop = {'salt'}
 for _, field in ipairs(redis.call('HKEYS', key)) do
   if string.sub(field, 1, 2) == 'd:' then drop[#drop + 1] = field end
