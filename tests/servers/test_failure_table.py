@@ -112,3 +112,13 @@ async def test_a_row_that_somebody_has_spoilt_is_quarantined(db: SessionDB, data
     ended = await db.get(issued.session.sid)
     assert ended is not None
     assert ended.end_reason == EndReason.REVOKED
+
+
+@pytest.mark.parametrize("column", ["created_at", "last_seen_at", "idle", "absolute", "rev"])
+async def test_a_row_without_a_deadline_cannot_be_made(db: SessionDB, database: Path, column: str) -> None:
+    """It would stop the sweeper, and the lists and logins of its user."""
+    await db.create("ann")
+    connection = sqlite3.connect(database)
+    with pytest.raises(sqlite3.IntegrityError, match="sessiondb_sessions_integers"):
+        connection.execute(f"UPDATE sessiondb_sessions SET {column} = 'soon'")
+    connection.close()

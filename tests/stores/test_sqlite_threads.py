@@ -80,6 +80,19 @@ async def test_what_waits_while_one_transaction_runs_is_the_next_one(tmp_path: P
         assert await store.load([one.sid for one in records]) == records
 
 
+async def test_work_that_fails_outside_a_transaction_is_tried_in_one_and_ends_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (store, build):
+
+        def fail(connection: sqlite3.Connection) -> int:
+            raise TypeError("nobody has thought of this")
+
+        assert await store.writer.run(lambda connection: 1, alone=fail) == 1
+        with pytest.raises(TypeError, match="nobody has thought"):
+            await store.writer.run(fail, alone=fail)
+        # The thread goes on.
+        assert await store.apply([build.create(build.record("ann"))]) == [Applied(1)]
+
+
 async def test_one_bad_piece_of_work_fails_alone(tmp_path: Path) -> None:
     async with opened(tmp_path) as (store, build):
         held = Held(store.writer)

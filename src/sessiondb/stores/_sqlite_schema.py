@@ -17,7 +17,8 @@ def schema_sql(prefix: str = "sessiondb_") -> str:
     return _DDL.format(p=prefix, version=SCHEMA_VERSION)
 
 
-# No index holds a column that a touch writes, so "seen just now" changes one row and no index.
+# No index holds a column that a touch writes, so "seen just now" changes one row and no index. SQLite puts a text into
+# an INTEGER column without a word, and a session whose deadline cannot be told would stop the sweeper: hence the CHECK.
 _DDL = """\
 CREATE TABLE IF NOT EXISTS {p}sessions (
   sid              TEXT PRIMARY KEY NOT NULL,
@@ -43,7 +44,11 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
   previous_hash    BLOB,
   salt             BLOB,
   rotated_at       INTEGER,
-  confirmed_at     INTEGER
+  confirmed_at     INTEGER,
+  CONSTRAINT {p}sessions_integers CHECK (
+    typeof(created_at) = 'integer' AND typeof(last_seen_at) = 'integer' AND typeof(idle) = 'integer'
+    AND typeof(absolute) = 'integer' AND typeof(rev) = 'integer'
+  )
 );
 CREATE INDEX IF NOT EXISTS {p}sessions_user ON {p}sessions (user_id, sid) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS {p}sessions_check ON {p}sessions (check_at);

@@ -230,6 +230,9 @@ class Worker:
             self._broken(error)
             _answer([job], [result])
             return True
+        except Exception:
+            # Whether it landed or not: in a transaction the work finds that out, and fails its caller alone.
+            return False
         if result is None:
             return False
         _answer([job], [result])
