@@ -47,6 +47,8 @@ def refused(make: Callable[[], object], *said: str) -> None:
         ("://nothing", ["no scheme"]),
         ("oracle://user:hunter2@host/db", ["oracle://...", "memory://", "sqlite://"]),
         ("oracle+oracledb://host/db", ["oracle+oracledb://...", "sqlite://"]),
+        ("postgress://host/db", ["postgress://...", "Is it postgresql:// that you mean?"]),
+        ("sqllite:///file.db", ["Is it sqlite:// that you mean?"]),
         ("sqlite://file.db", ["names the host 'file.db'", "sqlite:///file.db"]),
         ("sqlite:///file.db?journal=wal", ["does not know the option 'journal'", "synchronous"]),
         ("sqlite:///file.db?synchronous=maybe", ["synchronous", "maybe"]),

@@ -20,6 +20,7 @@ Rules:
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -261,12 +262,11 @@ def open_store(url: str) -> Store:
     base = scheme.partition("+")[0]
     kind = _KINDS.get(scheme) or _KINDS.get(_ALIASES.get(base, base))
     if kind is None:
-        known = ", ".join(f"{name}://" for name in _KINDS)
+        known = ", ".join(f"{name}://" for name in (*_KINDS, "redis+cluster", "redis+sentinel"))
         shown = f"{scheme}://..." if scheme else "no scheme (the part before '://')"
-        raise ConfigurationError(
-            f"The session database URL has {shown}; this version knows {known}. "
-            "For example: SessionDB('sqlite:///sessions.db')."
-        )
+        close = difflib.get_close_matches(base, _KINDS, 1)
+        hint = f"Is it {close[0]}:// that you mean?" if close else "For example: SessionDB('sqlite:///sessions.db')."
+        raise ConfigurationError(f"The session database URL has {shown}; this version knows {known}. {hint}")
     factory: Callable[[str], Store] = getattr(_load(scheme, kind), kind.factory)
     return factory(url)
 
