@@ -16,14 +16,16 @@ from pymongo.errors import (
     AutoReconnect,
     NotPrimaryError,
     OperationFailure,
+    ProtocolError,
     ServerSelectionTimeoutError,
+    WriteConcernError,
     WTimeoutError,
 )
 
 from databases import had, new_prefix, start, url_of, with_option
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
 from sessiondb.core.change import Applied, Conflict, Gone
-from sessiondb.core.errors import SessionDataError, StoreError
+from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.record import EndReason
 from sessiondb.stores._mongodb_errors import translated
 from sessiondb.stores._mongodb_rows import sid_value
@@ -314,6 +316,7 @@ async def test_a_server_that_is_no_replica_set_is_refused() -> None:
         ),
         (ServerSelectionTimeoutError("SSL handshake failed: certificate"), "tlsCAFile", "not_applied"),
         (AutoReconnect("connection closed"), "was lost", "unknown"),
+        (ProtocolError("an answer to somebody else"), "ProtocolError", "unknown"),
     ],
 )
 def test_errors_say_what_is_wrong_and_how_to_mend_it(error: Exception, cure: str, outcome: str) -> None:
@@ -323,6 +326,34 @@ def test_errors_say_what_is_wrong_and_how_to_mend_it(error: Exception, cure: str
     assert "db:27017/app" in str(found)
     assert "secret of ann" not in str(found)
     assert found.outcome == outcome
+
+
+@pytest.mark.parametrize("code", [6, 7, 50, 64, 89, 91, 189, 262, 9001, 10107, 11600, 11601, 11602])
+def test_a_write_that_may_have_landed_is_not_called_undone(code: int) -> None:
+    """Answers of a mongos that has lost its shard, or of a primary that steps down: no test can bring them about."""
+    assert outcome_of(OperationFailure("", code)) == "unknown"
+    # A read has nothing that could have landed.
+    assert outcome_of(OperationFailure("", code), "not_applied") == "not_applied"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationFailure("", 13436, {"errorLabels": ["RetryableWriteError"]}),
+        OperationFailure("", 4242, {"errorLabels": ["RetryableWriteError"]}),
+        WriteConcernError("no such tag", 79),
+        WriteConcernError("too few members", 100),
+    ],
+)
+def test_the_label_and_the_kind_of_an_error_tell_more_than_its_code(error: OperationFailure) -> None:
+    assert outcome_of(error) == "unknown"
+    assert outcome_of(OperationFailure("", error.code)) == "not_applied"
+
+
+def outcome_of(error: Exception, asked: WriteOutcome = "unknown") -> str:
+    found = translated(error, "here", asked)
+    assert isinstance(found, StoreError)
+    return found.outcome
 
 
 def test_a_server_can_be_had() -> None:

@@ -11,6 +11,7 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
+    WriteConcernError,
 )
 from pymongo.errors import ConfigurationError as DriverConfigurationError
 
@@ -67,7 +68,13 @@ _CURES = {
 }
 # What a single session is refused for: too deep, too large, a name that BSON cannot hold.
 _ABOUT_DATA = frozenset({2, 15, 52, 54, 56, 57, 10334, 17280, 17419, 17420})
-_UNDECIDED = frozenset({64, 91, 189, 10107, 11600, 11602})
+# Answers to a write that may have landed. First of a command that was cut off, perhaps while it waited for its write
+# concern: out of time (maxTimeMS), or killed. Then those that drivers repeat a write after, from a mongos that has lost
+# its shard or a primary that steps down, "Determining Retryable Errors" of
+# https://github.com/mongodb/specifications/blob/master/source/retryable-writes/retryable-writes.md
+_CUT_OFF = frozenset({50, 64, 11601})
+_UNDECIDED = _CUT_OFF | {6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602}
+_MAY_BE_REPEATED = "RetryableWriteError"  # the label that servers since 4.4, and the driver, give to the same
 
 
 def code_of(error: BaseException) -> int:
@@ -113,7 +120,7 @@ def _translated(error: Exception, where: str, outcome: WriteOutcome) -> SessionD
         return ConfigurationError(f"MongoDB at {where} {_SETTINGS[code]}.")
     if code or isinstance(error, OperationFailure):
         cure = _CURES.get(code, f"failed with {type(error).__name__} ({code}). See the server's log")
-        known = outcome if code in _UNDECIDED or isinstance(error, BulkWriteError) else "not_applied"
+        known = outcome if _is_undecided(error, code) else "not_applied"
         return StoreUnavailable(f"MongoDB at {where} {cure}.", outcome=known)
     if isinstance(error, ServerSelectionTimeoutError):
         return StoreUnavailable(f"MongoDB at {where} {_why_nobody_was_found(error)}.")
@@ -129,9 +136,19 @@ def _translated(error: Exception, where: str, outcome: WriteOutcome) -> SessionD
         )
     if isinstance(error, DriverConfigurationError):
         return ConfigurationError(f"MongoDB at {where} cannot be used as the URL says: {error}.")
-    if isinstance(error, (PyMongoError, *NOT_STORABLE)):
+    if isinstance(error, NOT_STORABLE):
         return StoreUnavailable(f"MongoDB at {where} failed with {type(error).__name__}. See the server's log.")
+    if isinstance(error, PyMongoError):
+        return StoreUnavailable(
+            f"MongoDB at {where} failed with {type(error).__name__}. See the server's log.", outcome=outcome
+        )
     return None
+
+
+def _is_undecided(error: Exception, code: int) -> bool:
+    if isinstance(error, (BulkWriteError, WriteConcernError)):
+        return True  # of many, some may have landed; and what waits for its write concern has
+    return code in _UNDECIDED or (isinstance(error, PyMongoError) and error.has_error_label(_MAY_BE_REPEATED))
 
 
 def _why_nobody_was_found(error: ServerSelectionTimeoutError) -> str:
