@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -75,7 +75,7 @@ class Settings:
     where: str
     prefix: str
     database: str
-    uri: str
+    uri: str = field(repr=False)
     options: dict[str, Any]
 
     def connect(self) -> Collections:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -30,7 +30,7 @@ class Settings:
     prefix: str
     pool_size: int
     lock_timeout: int
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = field(repr=False)
 
 
 def parse(url: str) -> Settings:
