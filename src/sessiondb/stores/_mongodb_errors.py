@@ -137,7 +137,10 @@ def _translated(error: Exception, where: str, outcome: WriteOutcome) -> SessionD
     if isinstance(error, DriverConfigurationError):
         return ConfigurationError(f"MongoDB at {where} cannot be used as the URL says: {error}.")
     if isinstance(error, NOT_STORABLE):
-        return StoreUnavailable(f"MongoDB at {where} failed with {type(error).__name__}. See the server's log.")
+        return StoreUnavailable(
+            f"MongoDB at {where} cannot hold what was to be written ({type(error).__name__}): an integer beyond 64 "
+            "bits, or text that is not valid Unicode. Store it as other text."
+        )
     if isinstance(error, PyMongoError):
         return StoreUnavailable(
             f"MongoDB at {where} failed with {type(error).__name__}. See the server's log.", outcome=outcome

@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from bson.errors import BSONError
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 
@@ -101,7 +100,7 @@ class MongoDBStore:
         collections = self._collections.current()
         try:
             yield collections
-        except (PyMongoError, BSONError, OSError) as error:
+        except _FAILURES as error:
             raise translated(error, self._settings.where, outcome) from error
 
     async def clock(self) -> int:
@@ -135,12 +134,12 @@ class MongoDBStore:
             await self.append(events)
             return []
         lost, results = await asyncio.gather(self._append_beside(events), self._write(sessions, changes))
-        if lost is not None and not any(isinstance(result, Applied) for result in results.values()):
-            raise lost
-        if lost is not None:
-            log.error("%d events beside changes that were written are lost: %s", len(events), lost)
         if len(results) < len(changes):
             await self._judge(sessions, changes, results)
+        if lost is not None:
+            if not any(map(_may_have_landed, results.values())):
+                raise lost
+            log.error("%d events beside changes that were written are lost: %s", len(events), lost)
         return self._answers(changes, results)
 
     def _answers(self, changes: Sequence[Change], results: _Results) -> list[ChangeResult]:
@@ -159,8 +158,13 @@ class MongoDBStore:
                 return
             if attempt:
                 await asyncio.sleep(0.005 * 2**attempt)
-            async with self._asking("unknown"):
-                records = await self._load(sessions, [change.sid for change in rest])
+            try:
+                async with self._asking():
+                    records = await self._load(sessions, [change.sid for change in rest])
+            except StoreError as error:
+                # What the others have been answered stands; of these nobody knows, for they may repeat earlier ones.
+                results |= {change.sid: StoreUnavailable(str(error), outcome="unknown") for change in rest}
+                return
             again: list[Change] = []
             for change in rest:
                 try:
@@ -319,6 +323,10 @@ class MongoDBStore:
         """See ``Store.stats``; ``size_bytes`` is that of the whole database."""
         async with self._asking() as collections:
             return await sets.stats(collections)
+
+
+def _may_have_landed(result: ChangeResult) -> bool:
+    return isinstance(result, Applied) or (isinstance(result, StoreError) and result.outcome != "not_applied")
 
 
 def mongodb_from_url(url: str) -> MongoDBStore:
