@@ -41,6 +41,7 @@ from sessiondb.stores.base import (
 
 COUNT_EXACTLY = 1_000_000
 _SAMPLE = 10_000
+_PASSES = 3
 _PUSHED_OUT = 100  # more than can be under way at once for one user
 
 
@@ -53,12 +54,12 @@ async def _fetch(collection: Collection, where: Document, projection: Document |
 
 
 class _Ending(msgspec.Struct, frozen=True):
-    """How one session ends. ``if_unseen``: only if nobody has been seen there since it was read."""
+    """How one session ends. ``if_unmoved``: only if it was neither seen nor written since it was read."""
 
     record: Record
     reason: EndReason
     at: int
-    if_unseen: bool = False
+    if_unmoved: bool = False
 
     @property
     def report(self) -> Ended:
@@ -73,7 +74,10 @@ async def _end(sessions: Collection, endings: Sequence[_Ending], purge_at: int) 
     change_id = new_change_id()
     updates = []
     for one in endings:
-        guard = {"last_seen_at": one.record.last_seen_at} if one.if_unseen else {}
+        guard: Document = {}
+        if one.if_unmoved:
+            # A touch leaves the revision, and signing in leaves last_seen_at: it gives another life.
+            guard = {"last_seen_at": one.record.last_seen_at, "rev": one.record.rev}
         where = {"_id": sid_value(one.record.sid), **LIVING, **guard}
         updates.append(UpdateOne(where, end_update(change_id, one.reason, one.at, purge_at)))
     result = await sessions.bulk_write(updates, ordered=False)
@@ -205,8 +209,9 @@ async def end_where(collections: Collections, query: Query, reason: EndReason) -
     else:
         records = await _living(sessions, query, settled)
     ended: list[Ended] = []
+    passes_left = _PASSES
     while records or looks_again:
-        endings = [_ending(record, query, reason) for record in records]
+        endings = [_ending(record, query, reason, is_last=passes_left == 1) for record in records]
         settled.update(record.sid for record in records)
         ending = _end(sessions, endings, query.purge_at)
         if looks_again:
@@ -215,10 +220,11 @@ async def end_where(collections: Collections, query: Query, reason: EndReason) -
             looks_again = False
         else:
             done, records = await ending, []
-        ended += [one.report for one in done if not one.if_unseen]
-        # Seen after the reading: alive, so to be ended for the reason that was given.
-        missed = {one.record.sid for one in endings if one.if_unseen} - {one.record.sid for one in done}
+        ended += [one.report for one in done if not one.if_unmoved]
+        missed = {one.record.sid for one in endings if one.if_unmoved} - {one.record.sid for one in done}
         if missed:
+            # Somebody was there after the reading. Still so at the last look, they are ended for the reason given.
+            passes_left -= 1
             settled -= missed
             records = await _living(sessions, query, settled)
     return sorted(ended, key=lambda one: one.sid)
@@ -240,11 +246,11 @@ async def _living(sessions: Collection, query: Query, but: set[str]) -> list[Rec
     return await _fetch(sessions, {"$and": [{**_condition(query), **LIVING}, spared]}, dict(NO_DATA))
 
 
-def _ending(record: Record, query: Query, reason: EndReason) -> _Ending:
+def _ending(record: Record, query: Query, reason: EndReason, *, is_last: bool) -> _Ending:
     over_at = query.caps.deadline(record)
-    if over_at > query.now:
+    if over_at > query.now or is_last:
         return _Ending(record, reason, query.now)
-    return _Ending(record, query.caps.expiry_reason(record), over_at, if_unseen=True)
+    return _Ending(record, query.caps.expiry_reason(record), over_at, if_unmoved=True)
 
 
 # -- sweeping ---------------------------------------------------------------------------------------------
@@ -266,10 +272,11 @@ async def sweep(collections: Collections, cutoffs: Cutoffs, limit: int) -> Swept
         if record.ended_at is not None:
             purges.append(DeleteOne({**own, "ended_at": {"$exists": True}}))
         elif over_at + SWEEP_GRACE <= cutoffs.now:
-            endings.append(_Ending(record, cutoffs.caps.expiry_reason(record), over_at, if_unseen=True))
+            endings.append(_Ending(record, cutoffs.caps.expiry_reason(record), over_at, if_unmoved=True))
         else:
             moved = {"$set": {"check_at": over_at + SWEEP_GRACE}}
-            later.append(UpdateOne({**own, **LIVING, "check_at": record.check_at}, moved))
+            unmoved = {"check_at": record.check_at, "rev": record.rev}
+            later.append(UpdateOne({**own, **LIVING, **unmoved}, moved))
     done, purged, _ = await asyncio.gather(
         _end(sessions, endings, cutoffs.now + cutoffs.keep_ended), _bulk(sessions, purges), _bulk(sessions, later)
     )

@@ -1,0 +1,87 @@
+"""MongoDB: what happens between the reading of many sessions and the writing of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pymongo.asynchronous.collection import AsyncCollection
+
+from databases import database
+from sessiondb.core.change import SignIn, Touch, Update
+from sessiondb.core.record import EndReason
+from sessiondb.stores.base import Store
+from sessiondb.testing import ManualClock
+from sessiondb.testing.builders import DAY, HOUR
+from sessiondb.testing.checks import is_applied
+from sessiondb.testing.kit import Kit
+
+
+class Between:
+    """Has ``changes`` written by ``store``, one each time before many sessions are written."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, store: Store, *changes: Update) -> None:
+        self.left = list(changes)
+        real = AsyncCollection.bulk_write
+
+        async def bulk_write(collection: AsyncCollection[Any], *arguments: Any, **options: Any) -> Any:
+            if self.left:
+                [result] = await store.apply([self.left.pop(0)])
+                is_applied(result, "what is written between")
+            return await real(collection, *arguments, **options)
+
+        patch.setattr(AsyncCollection, "bulk_write", bulk_write)
+
+
+def sign_in(kit: Kit, absolute: int = 30 * DAY) -> SignIn:
+    return SignIn(kit.now, b"{}", 14 * DAY, absolute, "normal")
+
+
+async def test_who_signs_in_while_the_sweeper_decides_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A touch would be seen in last_seen_at; signing in gives another life without one."""
+    async with database("mongodb")(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        store, other = await kit.stores(2)
+        record = kit.record("ann", age=2 * HOUR, idle=HOUR)
+        await kit.put_in(store, record)
+        between = Between(monkeypatch, other, kit.update(record, {"n": 1}, sign_in=sign_in(kit)))
+        swept = await store.sweep(kit.cutoffs(), 100)
+        assert not between.left and swept.ended == []
+        assert await kit.living(store, "ann") == [record.sid]
+        await kit.close_all()
+
+
+async def test_who_is_given_a_shorter_life_while_the_sweeper_decides_is_looked_at_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with database("mongodb")(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        store, other = await kit.stores(2)
+        record = kit.record("ann", age=DAY, unseen=0, check_at=kit.now - HOUR)
+        await kit.put_in(store, record)
+        Between(monkeypatch, other, kit.update(record, {"n": 1}, sign_in=sign_in(kit, DAY + HOUR)))
+        await store.sweep(kit.cutoffs(), 100)
+        await store.sweep(kit.cutoffs(), 100)
+        looked_at = (await kit.record_of(store, record.sid)).check_at
+        assert kit.now < looked_at < kit.now + 2 * HOUR
+        await kit.close_all()
+
+
+@pytest.mark.parametrize("writes", [1, 2, 9])
+async def test_a_revoke_ends_who_is_over_and_is_written_all_the_time(
+    monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Else a sign-in that is under way could make it live again. And no revoke goes on as long as they write."""
+    async with database("mongodb")(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        store, other = await kit.stores(2)
+        record = kit.record("ann", age=31 * DAY, unseen=HOUR)
+        await kit.put_in(store, record)
+        touches = [
+            kit.update(record, {"n": number}, touch=Touch(record.last_seen_at + 1 + number)) for number in range(writes)
+        ]
+        between = Between(monkeypatch, other, *touches)
+        await store.end_where(kit.query("ann", not_before=kit.now), EndReason.REVOKED)
+        assert len(between.left) == max(0, writes - 3)
+        assert (await kit.record_of(store, record.sid)).ended_at is not None
+        await kit.close_all()
