@@ -18,7 +18,6 @@ from sessiondb.core.token import Sid
 from sessiondb.stores.base import ChangeResult
 
 _TEXT_JSON = frozenset({"data", "client_first", "client_last", "auth", "risk"})
-_BLOBS = frozenset({"series_hash", "secret_hash", "last_changes", "previous_hash", "salt"})
 _COLUMNS = Record.__struct_fields__
 _FIXED = frozenset({"sid", "series_hash", "user_id", "created_at", "client_first"})
 _MUTABLE = tuple(name for name in _COLUMNS if name not in _FIXED)
@@ -26,21 +25,15 @@ _MUTABLE = tuple(name for name in _COLUMNS if name not in _FIXED)
 _DELTA = ("rev", "last_changes", "last_seen_at", "client_last", "data")
 _MOST_ROWS = 500
 
-_decode_rows = msgspec.json.Decoder(list[list[Any]]).decode
 _decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
 _encode = msgspec.json.Encoder().encode
-_to_value = {
-    index: bytes.fromhex if name in _BLOBS else str.encode
-    for index, name in enumerate(_COLUMNS)
-    if name in _BLOBS or name in _TEXT_JSON
-}
 
 
 class Rows:
     """The statements for tables with one prefix.
 
-    Each call of SQLite gives the interpreter's lock away and has to win it back from a busy event loop, once per row
-    that it steps to. So many rows are read as one row of JSON, and written by one statement.
+    Each call of SQLite gives the interpreter's lock away and has to win it back from a busy event loop. So many rows
+    are written by one statement. They are read as they are: to pack them into one row of JSON costs more than that.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -51,8 +44,6 @@ class Rows:
         # JSON columns are text for people; read as bytes they are spared a decoding that nobody needs.
         columns = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXT_JSON else name for name in _COLUMNS)
         self.select = f"SELECT {columns} FROM {self.sessions}"
-        values = ", ".join(_as_json(name) for name in _COLUMNS)
-        self._select_many = f"SELECT CAST(json_group_array(json_array({values})) AS BLOB) FROM {self.sessions}"
         self._update_all = f"UPDATE {self.sessions} SET {_assignments(_MUTABLE)} WHERE sid = ?"
         self._insert = f"INSERT INTO {self.sessions} ({', '.join(_COLUMNS)})"
         self._insert_event = f"INSERT INTO {self.events} (at, type, sid, user_id, reason, ip, details)"
@@ -74,15 +65,8 @@ class Rows:
         for start in range(0, len(sids), _MOST_ROWS):
             part = sids[start : start + _MOST_ROWS]
             where = f"WHERE sid IN ({_marks(len(part))})"
-            try:
-                rows = _decode_rows(connection.execute(f"{self._select_many} {where}", part).fetchone()[0])
-            except (msgspec.MsgspecError, sqlite3.OperationalError):
-                # A column holds what JSON cannot: read row by row, so that one such row harms no other.
-                for row in connection.execute(f"{self.select} {where}", part):
-                    found[row[0]] = to_record(row)
-            else:
-                for values in rows:
-                    found[values[0]] = _record_of_json(values)
+            for row in connection.execute(f"{self.select} {where}", part).fetchall():
+                found[row[0]] = to_record(row)
         return found
 
     def apply(
@@ -184,18 +168,6 @@ def _marks(count: int) -> str:
 
 def _assignments(columns: Iterable[str]) -> str:
     return ", ".join(f"{name} = ?" for name in columns)
-
-
-def _as_json(name: str) -> str:
-    # hex(NULL) is an empty text, which would make "never" into "none kept".
-    return f"CASE WHEN {name} IS NOT NULL THEN hex({name}) END" if name in _BLOBS else name
-
-
-def _record_of_json(values: list[Any]) -> Record:
-    for index, convert in _to_value.items():
-        if values[index] is not None:
-            values[index] = convert(values[index])
-    return Record(*values)
 
 
 def to_record(row: tuple[Any, ...]) -> Record:
