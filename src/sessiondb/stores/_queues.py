@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from functools import reduce
 from itertools import islice
 
+import msgspec
+
 from sessiondb.core.change import Change, Update, merge
 from sessiondb.core.errors import SessionDataError, StoreError
 from sessiondb.core.events import Event
@@ -34,11 +36,6 @@ class LoadBatch(Batch):
         super().__init__()
         self.sids: list[Sid] = []
         self.waiters: list[list[Loaded]] = []
-
-    def add(self, sid: Sid, waiters: list[Loaded]) -> None:
-        """One more sid, and who waits for it."""
-        self.sids.append(sid)
-        self.waiters.append(waiters)
 
 
 class Loads:
@@ -75,9 +72,10 @@ class Loads:
             for sid, (since, waiters) in queued.items():
                 if waiters[0].done() and all(waiter.done() for waiter in waiters):
                     continue
-                batch.add(sid, waiters)
-                if since < batch.since:
+                if not batch.sids:
                     batch.since = since
+                batch.sids.append(sid)
+                batch.waiters.append(waiters)
             if batch.sids:
                 return batch
         return None
@@ -96,7 +94,8 @@ class Loads:
         # One of the rows cannot be read. It fails its own reader, not everybody who asked in the same moment.
         for sid, waiters in zip(batch.sids, batch.waiters, strict=True):
             alone = LoadBatch()
-            alone.add(sid, waiters)
+            alone.sids.append(sid)
+            alone.waiters.append(waiters)
             try:
                 await self._load(alone)
             except Exception as error:
@@ -133,49 +132,26 @@ class Loads:
             fail_all(waiters, error)
 
 
-class _Call:
-    """One caller's changes and events."""
+class _Write(msgspec.Struct, eq=False):
+    """One caller's changes and events, which go out together.
 
-    __slots__ = ("changes", "events", "waiter")
-
-    def __init__(self, changes: Sequence[Change], events: Sequence[Event], waiter: Written) -> None:
-        self.changes = tuple(changes)  # the caller may be gone, and use its list again, before they are sent
-        self.events = tuple(events)
-        self.waiter = waiter
-
-
-class _Write:
-    """What goes out as one: one caller's changes, or unguarded updates of one session by several callers.
-
-    ``waiting`` counts the lanes in which another write is ahead of it.
+    ``joined`` are other callers' writes that go out merged with it. ``behind`` are those that wait until it is over,
+    once for each session that both write to; ``ahead`` counts those that it waits for itself.
     """
 
-    __slots__ = ("calls", "mergeable", "sent", "since", "waiting")
+    changes: Sequence[Change]
+    events: Sequence[Event]
+    waiter: Written
+    since: float
+    mergeable: bool
+    ahead: int = 0
+    joined: list[_Write] | None = None
+    behind: list[_Write] | None = None
+    dropped: bool = False
 
-    def __init__(self, call: _Call, mergeable: bool, since: float) -> None:
-        self.calls = [call]
-        self.mergeable = mergeable
-        self.since = since
-        self.sent = False
-        self.waiting = 0
-
-    @property
-    def sids(self) -> list[Sid]:
-        """The sessions it writes to."""
-        return [change.sid for change in self.calls[0].changes]
-
-    def changes(self) -> Sequence[Change]:
-        """What is sent."""
-        calls = self.calls
-        if len(calls) == 1:
-            return calls[0].changes
-        return [reduce(merge, [change for call in calls for change in call.changes if isinstance(change, Update)])]
-
-    def answer(self, results: list[ChangeResult]) -> None:
-        """Give every caller the results: merged callers share one outcome."""
-        for call in self.calls:
-            if not call.waiter.done():
-                call.waiter.set_result(results[:])
+    def callers(self) -> Sequence[_Write]:
+        """Whoever waits for it."""
+        return (self, *self.joined) if self.joined is not None else (self,)
 
 
 class WriteBatch(Batch):
@@ -189,54 +165,49 @@ class WriteBatch(Batch):
         self.changes: list[Change] = []
         self.events: list[Event] = []
 
-    def add(self, write: _Write) -> None:
-        """One more write; from now on nothing can join it."""
-        write.sent = True
-        self.since = min(self.since, write.since)
-        self.writes.append(write)
-        self.changes.extend(write.changes())
-        for call in write.calls:
-            self.events.extend(call.events)
-
 
 class Writes:
-    """Changes that wait. A session's writes stand in its lane in the order of the calls, the one under way first.
+    """Changes that wait. Writes to one session follow each other in the order of the calls, the one under way first.
 
-    A write is ready when it is first in the lanes of all its sessions, so the changes of one call go out together,
-    and no call of the store has a sid twice.
+    A write is ready when none is ahead of it in any of its sessions, so the changes of one call go out together, and
+    no call of the store has a sid twice.
     """
 
-    __slots__ = ("_lanes", "_loop", "_most", "_ready", "_store")
+    __slots__ = ("_last", "_loop", "_most", "_ready", "_store", "_unsent")
 
     def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
         self._most = store.batching.changes
         self._loop = loop
-        self._lanes: dict[Sid, deque[_Write]] = {}
+        self._last: dict[Sid, _Write] = {}
+        self._unsent: dict[_Write, None] = {}  # in the order of the calls
         self._ready: deque[_Write] = deque()
 
     def add(self, changes: Sequence[Change], events: Sequence[Event]) -> Written:
         """The future results of ``changes``, which have at least one change and no sid twice."""
-        call = _Call(changes, events, self._loop.create_future())
-        mergeable = False
-        if len(changes) == 1:
-            change = changes[0]
-            mergeable = isinstance(change, Update) and not change.guarded
-            lane = self._lanes.get(change.sid)
-            if mergeable and lane is not None and lane[-1].mergeable and not lane[-1].sent:
-                lane[-1].calls.append(call)
-                return call.waiter
-        write = _Write(call, mergeable, self._loop.time())
+        change = changes[0]
+        mergeable = len(changes) == 1 and isinstance(change, Update) and not change.guarded
+        waiter: Written = self._loop.create_future()
+        # Copies: the caller may be gone, and use its lists again, before they are sent.
+        write = _Write(tuple(changes), tuple(events), waiter, self._loop.time(), mergeable)
+        last = self._last
+        if mergeable and (ahead := last.get(change.sid)) is not None and ahead.mergeable:
+            if ahead.joined is None:
+                ahead.joined = []
+            ahead.joined.append(write)
+            return waiter
         for change in changes:
-            lane = self._lanes.get(change.sid)
-            if lane is None:
-                self._lanes[change.sid] = deque((write,))
-            else:
-                lane.append(write)
-                write.waiting += 1
-        if not write.waiting:
+            ahead = last.get(change.sid)
+            last[change.sid] = write
+            if ahead is not None:
+                if ahead.behind is None:
+                    ahead.behind = []
+                ahead.behind.append(write)
+                write.ahead += 1
+        self._unsent[write] = None
+        if not write.ahead:
             self._ready.append(write)
-        return call.waiter
+        return waiter
 
     def take(self) -> WriteBatch | None:
         """The next batch: what has been ready longest. Whether anybody still waits does not matter."""
@@ -244,8 +215,23 @@ class Writes:
         if not ready:
             return None
         batch = WriteBatch()
-        while ready and (not batch.writes or len(batch.changes) + len(ready[0].calls[0].changes) <= self._most):
-            batch.add(ready.popleft())
+        writes, changes, events = batch.writes, batch.changes, batch.events
+        while ready and (not writes or len(changes) + len(ready[0].changes) <= self._most):
+            write = ready.popleft()
+            del self._unsent[write]
+            write.mergeable = False  # from now on nothing can join it
+            writes.append(write)
+            if write.joined is None:
+                changes += write.changes
+                events += write.events
+            else:
+                callers = write.callers()
+                changes.append(
+                    reduce(merge, [one for call in callers for one in call.changes if isinstance(one, Update)])
+                )
+                for call in callers:
+                    events += call.events
+        batch.since = min([write.since for write in writes])
         return batch
 
     async def send(self, batch: WriteBatch) -> None:
@@ -254,18 +240,25 @@ class Writes:
         refused = []
         at = 0
         for write in batch.writes:
-            end = at + len(write.calls[0].changes)
-            if len(write.calls) > 1 and _refused(results[at]):
+            end = at + len(write.changes)
+            if write.joined is None:
+                if not write.waiter.done():
+                    write.waiter.set_result(results[at:end])
+            elif _refused(results[at]):
                 refused.append(write)
             else:
-                write.answer(results[at:end])
+                # Merged callers share one outcome.
+                for call in write.callers():
+                    if not call.waiter.done():
+                        call.waiter.set_result(results[at:end])
             at = end
         # What was refused as a whole may be the fault of one of the callers. Their events have been written.
         for write in refused:
-            for call in write.calls:
-                alone = _Write(call, False, write.since)
+            for call in write.callers():
                 try:
-                    alone.answer(await self._apply(call.changes, ()))
+                    alone = await self._apply(call.changes, ())
+                    if not call.waiter.done():
+                        call.waiter.set_result(alone)
                 except Exception as error:
                     fail_all((call.waiter,), as_store_error(error, self._store.name, "unknown"))
 
@@ -277,42 +270,43 @@ class Writes:
     def fail(self, batch: WriteBatch, error: Exception) -> None:
         """Answer ``error`` to whoever in ``batch`` still waits."""
         for write in batch.writes:
-            fail_all((call.waiter for call in write.calls), error)
+            fail_all([call.waiter for call in write.callers()], error)
 
     def release(self, batch: WriteBatch) -> None:
-        """The call of ``batch`` is over: whatever comes next in its lanes may go."""
+        """The call of ``batch`` is over: whatever comes next in its sessions may go."""
         for write in batch.writes:
-            self._leave_lanes(write)
+            self._over(write)
 
     def oldest(self) -> float:
         """When the oldest write came that has not been sent (loop time), or infinity."""
-        return min((write.since for write in self._unsent()), default=math.inf)
+        return next((write.since for write in self._unsent), math.inf)
 
     def drop(self, until: float, error: Exception) -> None:
         """Answer ``error`` to what came no later than ``until`` and has not been sent, and never send it."""
-        for write in self._unsent():
-            if write.since <= until:
-                if not write.waiting:
-                    self._ready.remove(write)
-                self._leave_lanes(write)
-                fail_all((call.waiter for call in write.calls), error)
+        for write in list(self._unsent):
+            if write.since > until:
+                break
+            del self._unsent[write]
+            write.mergeable = False
+            write.dropped = True
+            if not write.ahead:
+                self._ready.remove(write)
+                self._over(write)
+            fail_all([call.waiter for call in write.callers()], error)
 
-    def _unsent(self) -> list[_Write]:
-        return list(dict.fromkeys(write for lane in self._lanes.values() for write in lane if not write.sent))
-
-    def _leave_lanes(self, write: _Write) -> None:
-        for sid in write.sids:
-            lane = self._lanes[sid]
-            if lane[0] is not write:
-                lane.remove(write)
-                continue
-            lane.popleft()
-            if not lane:
-                del self._lanes[sid]
-                continue
-            lane[0].waiting -= 1
-            if not lane[0].waiting:
-                self._ready.append(lane[0])
+    def _over(self, write: _Write) -> None:
+        """Nothing has to wait for ``write`` any more."""
+        last = self._last
+        for change in write.changes:
+            if last[change.sid] is write:
+                del last[change.sid]
+        for following in write.behind or ():
+            following.ahead -= 1
+            if not following.ahead:
+                if following.dropped:
+                    self._over(following)
+                else:
+                    self._ready.append(following)
 
 
 def _refused(result: ChangeResult) -> bool:
