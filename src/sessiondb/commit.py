@@ -60,8 +60,12 @@ async def commit(session: dict[str, Any], state: State) -> str | None:
         delta = state.delta(session)
     state.committing = True
     try:
-        if state.staged is None and delta is not None and state.record is not None:
-            return await _update(session, state, state.record, delta)
+        record = state.record
+        if state.staged is None and delta is not None and record is not None:
+            # The ordinary write. Here and not in a function: another coroutine costs every request that waits.
+            change = _update_of(state, record, delta)
+            outcome = state.runtime.applied(await state.runtime.apply_soon(change))
+            return _settle(session, state, record, change, outcome)
         return await _commit(session, state, delta)
     finally:
         state.committing = False
@@ -136,21 +140,11 @@ async def _create(session: dict[str, Any], state: State) -> None:
 
 async def _update(session: dict[str, Any], state: State, record: Record, delta: Delta) -> str | None:
     runtime = state.runtime
-    now = runtime.now()
-    change = Update(
-        sid=record.sid,
-        id=new_change_id(),
-        put=delta.put,
-        remove=delta.remove,
-        touch=touch_with(state, record, now),
-        seen=None if state.stale else record,
-        whole=delta.whole,
-    )
-    if state.staged is None:
-        issued = event = None
-    else:
-        change, issued, event = _with_verb(state, record, change, now)
-    outcome = runtime.applied(await runtime.apply_soon(change, event))
+    change = _update_of(state, record, delta)
+    issued = event = None
+    if state.staged is not None:
+        change, issued, event = _with_verb(state, record, change, runtime.now())
+    outcome = await runtime.apply_one(change, event)
     if change.sign_in is not None:
         change, outcome = await _over_other_rotations(state, change, outcome)
     if isinstance(outcome, Conflict):
@@ -160,13 +154,32 @@ async def _update(session: dict[str, Any], state: State, record: Record, delta: 
         rest = change.put or change.remove or change.sign_in
         outcome = await runtime.apply_one(change) if rest else Applied(outcome.record.rev)
     state.staged = None
-    if isinstance(outcome, Gone):
-        return write_after_end(session, state, record, outcome)
-    _land(state, record, change, delta.whole)
-    if issued is not None:
+    reason = _settle(session, state, record, change, outcome)
+    if issued is not None and reason is None:
         state.token = issued
         # The old secret still opens a rotated session, but not one whose user has just signed in again.
         issue(state, issued, undelivered=change.sign_in is not None)
+    return reason
+
+
+def _update_of(state: State, record: Record, delta: Delta) -> Update:
+    """The change that writes ``delta``."""
+    return Update(
+        sid=record.sid,
+        id=new_change_id(),
+        put=delta.put,
+        remove=delta.remove,
+        touch=touch_with(state, record, state.runtime.now()),
+        seen=None if state.stale else record,
+        whole=delta.whole,
+    )
+
+
+def _settle(session: dict[str, Any], state: State, record: Record, change: Update, outcome: Outcome) -> str | None:
+    """What ``outcome`` makes of this request's session. Returns why it was gone, if it was."""
+    if isinstance(outcome, Gone):
+        return write_after_end(session, state, record, outcome)
+    _land(state, record, change)
     return None
 
 
@@ -224,7 +237,16 @@ def _with_verb(state: State, record: Record, change: Update, now: int) -> tuple[
     return msgspec.structs.replace(change, rotate=rotate), issued, event
 
 
-def _land(state: State, record: Record, change: Update, view: bytes) -> None:
+def _land(state: State, record: Record, change: Update) -> None:
+    if change.touch is not None or change.rotate is not None or change.sign_in is not None:
+        record = _landed(record, change)
+    state.record = record
+    state.base = change.whole
+    # Others may have written other keys: this is the request's own view, not the record's data.
+    state.stale = True
+
+
+def _landed(record: Record, change: Update) -> Record:
     fields: dict[str, object] = {}
     if change.touch is not None:
         fields["last_seen_at"] = change.touch.at
@@ -239,12 +261,7 @@ def _land(state: State, record: Record, change: Update, view: bytes) -> None:
         sign_in = change.sign_in
         fields.update(authenticated_at=sign_in.at, auth=sign_in.auth, lifetime=sign_in.lifetime)
         fields.update(idle=sign_in.idle, absolute=sign_in.absolute)
-    if fields:
-        record = msgspec.structs.replace(record, **fields)
-    state.record = record
-    state.base = view
-    # Others may have written other keys: this is the request's own view, not the record's data.
-    state.stale = True
+    return msgspec.structs.replace(record, **fields)
 
 
 async def _log_out(session: dict[str, Any], state: State) -> None:
