@@ -226,6 +226,7 @@ class Session(dict[str, Any]):
         if not state.handed_out:
             if state.block is not None:
                 state.block()
+                state.block = None
             state.handed_out = True
 
     @property

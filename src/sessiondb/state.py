@@ -51,7 +51,7 @@ class View(Protocol):
         ...
 
 
-class Delta(msgspec.Struct, frozen=True):
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """Top-level keys set, as JSON bytes, and keys removed; ``whole`` is all of the session after it, as JSON."""
 
     put: Mapping[str, bytes]
@@ -67,14 +67,11 @@ class Delta(msgspec.Struct, frozen=True):
         return max(self.put, key=lambda key: len(self.put[key]), default=None)
 
 
-class Visitor:
+class Visitor(msgspec.Struct, frozen=True, gc=False):
     """Who asks: the raw address and headers, looked at only when something is written."""
 
-    __slots__ = ("address", "headers")
-
-    def __init__(self, address: Sequence[Any] | None = None, headers: Headers = ()) -> None:
-        self.address = address
-        self.headers = headers
+    address: Sequence[Any] | None = None
+    headers: Headers = ()
 
     @property
     def ip(self) -> str | None:
