@@ -22,7 +22,7 @@ from sessiondb.core.token import Sid, format_sid
 Document = dict[str, Any]
 
 NO_DATA = {"data": False}
-LIVING = {"ended_at": {"$exists": False}}
+LIVING = {"ended_at": None}  # not there, or null where people have written it
 # The server's clock has milliseconds. A time within the current one is not in the future.
 MICROS_OF_NOW = 999
 _NOW = {"$add": [{"$multiply": [{"$toLong": "$$NOW"}, 1000]}, MICROS_OF_NOW]}
@@ -42,6 +42,18 @@ def sid_value(sid: str) -> Binary:
     return Binary(bytes.fromhex(sid.replace("-", "")), UUID_SUBTYPE)
 
 
+# All sids and nothing else: binary data is ordered by length, subtype, bytes. What has another _id is no session.
+ANY_SID = {"$gte": Binary(bytes(16), UUID_SUBTYPE), "$lte": Binary(b"\xff" * 16, UUID_SUBTYPE)}
+
+
+def sid_of(document: Mapping[str, Any]) -> Sid:
+    """Whose document that is. Raises ``ValueError`` or ``AttributeError`` for one whose _id is not of ``ANY_SID``."""
+    value = document["_id"]
+    if value.subtype != UUID_SUBTYPE or len(value) != 16:
+        raise ValueError("no sid")
+    return format_sid(value)
+
+
 def to_record(document: Mapping[str, Any]) -> Record:
     """The record in a document; fields of other people beside it are left alone.
 
@@ -54,17 +66,27 @@ def to_record(document: Mapping[str, Any]) -> Record:
             if name in _JSON:
                 values[name] = _json_of(value)
             elif name == "_id":
-                values["sid"] = format_sid(value)
+                values["sid"] = sid_of(document)
             elif name == "last_changes":
                 values[name] = b"".join(value)
             elif name in _FIELDS and value is not None:
-                values[name] = int(value) if isinstance(value, int) else value
-        return Record(**values)
+                # Shells write whole numbers as doubles.
+                is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+                values[name] = int(value) if is_whole else value
+        return msgspec.convert(values, Record)
     except (AttributeError, TypeError, ValueError):
         raise SessionDataError(
             "A document in the collection of sessions is no session of sessiondb: fields are missing, or of another "
             "type. Remove it."
         ) from None
+
+
+def readable(document: Mapping[str, Any]) -> Record | None:
+    """As ``to_record``, and ``None`` for one that somebody has spoilt: who looks at many is not stopped by one."""
+    try:
+        return to_record(document)
+    except SessionDataError:
+        return None
 
 
 def _json_of(value: Any) -> bytes:
@@ -163,20 +185,28 @@ def end_filter(change: End) -> Document:
     return {"_id": sid_value(change.sid), **LIVING, **guard}
 
 
-def end_update(change_id: bytes, reason: EndReason, at: int, purge_at: int) -> Document:
-    """What an end makes of the session."""
-    return {
-        "$set": {
-            "ended_at": at,
-            "end_reason": str(reason),
-            "check_at": purge_at,
-            "purge_after": DatetimeMS(purge_at // 1000),
-            "data": {},
-        },
-        "$unset": {"salt": ""},
-        "$inc": {"rev": 1},
-        "$push": {"last_changes": {"$each": [change_id], "$position": 0, "$slice": REMEMBERED_CHANGES}},
-    }
+def end_update(change_id: bytes, reason: EndReason, at: int, purge_at: int) -> list[Document]:
+    """What an end makes of the session, even of one that somebody has spoilt."""
+    held = {"$cond": [{"$isArray": ["$last_changes"]}, "$last_changes", []]}
+    return [
+        {
+            "$set": {
+                "ended_at": at,
+                "end_reason": str(reason),
+                "check_at": purge_at,
+                "purge_after": DatetimeMS(purge_at // 1000),
+                "data": {"$literal": {}},
+                "salt": "$$REMOVE",
+                "rev": {"$add": [_number("rev"), 1]},
+                "last_changes": {"$slice": [{"$concatArrays": [[change_id], held]}, REMEMBERED_CHANGES]},
+            }
+        }
+    ]
+
+
+def _number(field: str) -> Document:
+    """A number in the document, as an expression; 0 where somebody has spoilt it, else the whole command would fail."""
+    return {"$cond": [{"$isNumber": f"${field}"}, f"${field}", 0]}
 
 
 def deadline(caps: Caps) -> Document:
@@ -184,11 +214,11 @@ def deadline(caps: Caps) -> Document:
 
     def least(field: str, remembered: int, normal: int) -> Document:
         cap = {"$cond": [{"$eq": ["$lifetime", "remembered"]}, remembered, normal]}
-        return {"$min": [f"${field}", cap]}
+        return {"$min": [_number(field), cap]}
 
     absolute = least("absolute", caps.remembered.absolute, caps.normal.absolute)
     idle = least("idle", caps.remembered.idle, caps.normal.idle)
-    return {"$min": [{"$add": ["$created_at", absolute]}, {"$add": ["$last_seen_at", idle]}]}
+    return {"$min": [{"$add": [_number("created_at"), absolute]}, {"$add": [_number("last_seen_at"), idle]}]}
 
 
 def event_document(number: int, event: Event) -> Document:
@@ -212,8 +242,3 @@ def to_event(document: Mapping[str, Any]) -> Event:
         details={name: int(value) if isinstance(value, int) else value for name, value in details.items()},
         **{name: document.get(name) for name in ("sid", "user_id", "reason", "ip")},
     )
-
-
-def sid_of(document: Mapping[str, Any]) -> Sid:
-    """Whose document that is."""
-    return format_sid(document["_id"])

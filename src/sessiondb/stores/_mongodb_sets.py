@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,18 +12,20 @@ from pymongo import DESCENDING, DeleteOne, ReturnDocument, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from sessiondb.core.change import new_change_id
+from sessiondb.core.policy import SECOND, Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores._mongodb_rows import (
+    ANY_SID,
     LIVING,
     NO_DATA,
     Document,
     deadline,
     end_update,
+    readable,
     sid_of,
     sid_value,
     to_event,
-    to_record,
 )
 from sessiondb.stores._mongodb_url import Collection, Collections
 from sessiondb.stores.base import (
@@ -39,15 +42,22 @@ from sessiondb.stores.base import (
     Swept,
 )
 
+log = logging.getLogger("sessiondb")
+
 COUNT_EXACTLY = 1_000_000
 _SAMPLE = 10_000
 _PASSES = 3
+_SPOILT_AGAIN = 3600 * SECOND  # when the sweeper speaks of it again
 _PUSHED_OUT = 100  # more than can be under way at once for one user
 
 
-async def _fetch(collection: Collection, where: Document, projection: Document | None = None) -> list[Record]:
+async def _fetch(sessions: Collection, where: Document) -> list[Document]:
     # The whole answer at once: the default first batch is 101.
-    return [to_record(document) async for document in collection.find(where, projection, batch_size=1000)]
+    return await sessions.find(where, dict(NO_DATA), batch_size=1000).to_list()
+
+
+def _readable(documents: Iterable[Document]) -> list[Record]:
+    return [record for record in map(readable, documents) if record is not None]
 
 
 # -- ending -----------------------------------------------------------------------------------------------
@@ -56,14 +66,19 @@ async def _fetch(collection: Collection, where: Document, projection: Document |
 class _Ending(msgspec.Struct, frozen=True):
     """How one session ends. ``if_unmoved``: only if it was neither seen nor written since it was read."""
 
-    record: Record
+    sid: Sid
+    user_id: str | None
     reason: EndReason
     at: int
-    if_unmoved: bool = False
+    if_unmoved: Record | None = None
 
     @property
     def report(self) -> Ended:
-        return Ended(self.record.sid, self.record.user_id, self.reason.value, self.at)
+        return Ended(self.sid, self.user_id, self.reason.value, self.at)
+
+
+def _expiry(record: Record, caps: Caps) -> _Ending:
+    return _Ending(record.sid, record.user_id, caps.expiry_reason(record), caps.deadline(record), record)
 
 
 async def _end(sessions: Collection, endings: Sequence[_Ending], purge_at: int) -> list[_Ending]:
@@ -75,17 +90,17 @@ async def _end(sessions: Collection, endings: Sequence[_Ending], purge_at: int) 
     updates = []
     for one in endings:
         guard: Document = {}
-        if one.if_unmoved:
+        if one.if_unmoved is not None:
             # A touch leaves the revision, and signing in leaves last_seen_at: it gives another life.
-            guard = {"last_seen_at": one.record.last_seen_at, "rev": one.record.rev}
-        where = {"_id": sid_value(one.record.sid), **LIVING, **guard}
+            guard = {"last_seen_at": one.if_unmoved.last_seen_at, "rev": one.if_unmoved.rev}
+        where = {"_id": sid_value(one.sid), **LIVING, **guard}
         updates.append(UpdateOne(where, end_update(change_id, one.reason, one.at, purge_at)))
     result = await sessions.bulk_write(updates, ordered=False)
     if result.matched_count == len(endings):
         return list(endings)
-    where = {"_id": _any_of(one.record.sid for one in endings), "last_changes": change_id}
+    where = {"_id": _any_of(one.sid for one in endings), "last_changes": change_id}
     ours = {sid_of(document) async for document in sessions.find(where, {"_id": True})}
-    return [one for one in endings if one.record.sid in ours]
+    return [one for one in endings if one.sid in ours]
 
 
 def _any_of(sids: Iterable[str]) -> Document:
@@ -98,12 +113,11 @@ def _any_of(sids: Iterable[str]) -> Document:
 async def admit(collections: Collections, login: Login) -> Admission:
     """See ``Store.admit``. One round trip; at the limit two more, and one more for a user's first time there."""
     own_sid = sid_value(login.sid)
-    forbidden, records = await asyncio.gather(
+    forbidden, found = await asyncio.gather(
         collections.users.find_one({"_id": login.user_id}, {"not_before": True}),
-        _fetch(
-            collections.sessions, {"user_id": login.user_id, "$or": [dict(LIVING), {"_id": own_sid}]}, dict(NO_DATA)
-        ),
+        _fetch(collections.sessions, {"user_id": login.user_id, "$or": [dict(LIVING), {"_id": own_sid}]}),
     )
+    records = _readable(found)
     own = next((record for record in records if record.sid == login.sid), None)
     if own is None or own.ended_at is not None:
         by_limit = own is not None and own.end_reason == EndReason.LIMIT
@@ -124,7 +138,7 @@ async def admit(collections: Collections, login: Login) -> Admission:
 
 
 async def _leave(collections: Collections, login: Login, records: list[Record], reason: EndReason) -> list[Ended]:
-    endings = [_Ending(record, reason, login.now) for record in records]
+    endings = [_Ending(record.sid, record.user_id, reason, login.now) for record in records]
     return [one.report for one in await _end(collections.sessions, endings, login.purge_at)]
 
 
@@ -181,7 +195,7 @@ def _condition(query: Query) -> Document:
 
 async def find(collections: Collections, query: Query) -> Page:
     """See ``Store.find``."""
-    conditions = [_condition(query)]
+    conditions = [_condition(query), {"_id": dict(ANY_SID)}]
     if query.before is not None:
         conditions.append({"_id": {"$lt": sid_value(query.before)}})
     if query.state != "all":
@@ -189,11 +203,11 @@ async def find(collections: Collections, query: Query) -> Page:
         if query.state == "live":
             conditions.append({**LIVING, **living})
         else:
-            conditions.append({"$or": [{"ended_at": {"$exists": True}}, {"$nor": [living]}]})
+            conditions.append({"$or": [{"ended_at": {"$ne": None}}, {"$nor": [living]}]})
     cursor = collections.sessions.find({"$and": conditions}, batch_size=query.limit + 2)
     found = await cursor.sort("_id", DESCENDING).limit(query.limit + 1).to_list()
-    records = [to_record(document) for document in found[: query.limit]]
-    return Page(records, records[-1].sid if len(found) > len(records) > 0 else None)
+    shown = found[: query.limit]
+    return Page(_readable(shown), sid_of(shown[-1]) if len(found) > len(shown) > 0 else None)
 
 
 async def end_where(collections: Collections, query: Query, reason: EndReason) -> list[Ended]:
@@ -203,30 +217,30 @@ async def end_where(collections: Collections, query: Query, reason: EndReason) -
     looks_again = False
     if query.not_before is not None and query.user_id is not None:
         looks_again = True
-        _, records = await asyncio.gather(
+        _, living = await asyncio.gather(
             _forbid(collections.users, query.user_id, query.not_before), _living(sessions, query, settled)
         )
     else:
-        records = await _living(sessions, query, settled)
+        living = await _living(sessions, query, settled)
     ended: list[Ended] = []
     passes_left = _PASSES
-    while records or looks_again:
-        endings = [_ending(record, query, reason, is_last=passes_left == 1) for record in records]
-        settled.update(record.sid for record in records)
+    while living or looks_again:
+        endings = [_ending(document, query, reason, is_last=passes_left == 1) for document in living]
+        settled.update(one.sid for one in endings)
         ending = _end(sessions, endings, query.purge_at)
         if looks_again:
             # A login that has not seen not_before had written its session by then: it is seen now.
-            done, records = await asyncio.gather(ending, _living(sessions, query, settled))
+            done, living = await asyncio.gather(ending, _living(sessions, query, settled))
             looks_again = False
         else:
-            done, records = await ending, []
-        ended += [one.report for one in done if not one.if_unmoved]
-        missed = {one.record.sid for one in endings if one.if_unmoved} - {one.record.sid for one in done}
+            done, living = await ending, []
+        ended += [one.report for one in done if one.if_unmoved is None]
+        missed = {one.sid for one in endings if one.if_unmoved is not None} - {one.sid for one in done}
         if missed:
             # Somebody was there after the reading. Still so at the last look, they are ended for the reason given.
             passes_left -= 1
             settled -= missed
-            records = await _living(sessions, query, settled)
+            living = await _living(sessions, query, settled)
     return sorted(ended, key=lambda one: one.sid)
 
 
@@ -241,16 +255,18 @@ async def _forbid(users: Collection, user_id: str, not_before: int) -> None:
             return  # else two made it at once: it is there now
 
 
-async def _living(sessions: Collection, query: Query, but: set[str]) -> list[Record]:
-    spared = {"_id": {"$nin": [sid_value(sid) for sid in but]}}
-    return await _fetch(sessions, {"$and": [{**_condition(query), **LIVING}, spared]}, dict(NO_DATA))
+async def _living(sessions: Collection, query: Query, but: set[str]) -> list[Document]:
+    spared = {"_id": {"$nin": [sid_value(sid) for sid in but], **ANY_SID}}
+    return await _fetch(sessions, {"$and": [{**_condition(query), **LIVING}, spared]})
 
 
-def _ending(record: Record, query: Query, reason: EndReason, *, is_last: bool) -> _Ending:
-    over_at = query.caps.deadline(record)
-    if over_at > query.now or is_last:
-        return _Ending(record, reason, query.now)
-    return _Ending(record, query.caps.expiry_reason(record), over_at, if_unmoved=True)
+def _ending(document: Mapping[str, Any], query: Query, reason: EndReason, *, is_last: bool) -> _Ending:
+    record = readable(document)
+    if record is not None and not is_last and query.caps.deadline(record) <= query.now:
+        return _expiry(record, query.caps)
+    # One that somebody has spoilt too: whether it is over cannot be told.
+    user_id = document.get("user_id")
+    return _Ending(sid_of(document), user_id if isinstance(user_id, str) else None, reason, query.now)
 
 
 # -- sweeping ---------------------------------------------------------------------------------------------
@@ -262,21 +278,24 @@ async def sweep(collections: Collections, cutoffs: Cutoffs, limit: int) -> Swept
         return Swept()
     sessions = collections.sessions
     cursor = sessions.find({"check_at": {"$lte": cutoffs.now}}, dict(NO_DATA), batch_size=limit + 1)
-    due = [to_record(document) for document in await cursor.sort("check_at").limit(limit).to_list()]
+    due = await cursor.sort("check_at").limit(limit).to_list()
     endings: list[_Ending] = []
     later: list[Any] = []
     purges: list[Any] = []
-    for record in due:
-        over_at = cutoffs.caps.deadline(record)
-        own = {"_id": sid_value(record.sid)}
-        if record.ended_at is not None:
-            purges.append(DeleteOne({**own, "ended_at": {"$exists": True}}))
-        elif over_at + SWEEP_GRACE <= cutoffs.now:
-            endings.append(_Ending(record, cutoffs.caps.expiry_reason(record), over_at, if_unmoved=True))
+    for document in due:
+        own = {"_id": document["_id"]}
+        record = readable(document)
+        if document.get("ended_at") is not None:
+            purges.append(DeleteOne({**own, "ended_at": {"$ne": None}}))
+        elif record is None:
+            log.warning("MongoDB: the session with _id %r cannot be read; mend it, revoke it or remove it", own["_id"])
+            unmoved = {"check_at": document["check_at"]}
+            later.append(UpdateOne({**own, **unmoved}, {"$set": {"check_at": cutoffs.now + _SPOILT_AGAIN}}))
+        elif (over_at := cutoffs.caps.deadline(record)) + SWEEP_GRACE <= cutoffs.now:
+            endings.append(_expiry(record, cutoffs.caps))
         else:
-            moved = {"$set": {"check_at": over_at + SWEEP_GRACE}}
             unmoved = {"check_at": record.check_at, "rev": record.rev}
-            later.append(UpdateOne({**own, **LIVING, **unmoved}, moved))
+            later.append(UpdateOne({**own, **LIVING, **unmoved}, {"$set": {"check_at": over_at + SWEEP_GRACE}}))
     done, purged, _ = await asyncio.gather(
         _end(sessions, endings, cutoffs.now + cutoffs.keep_ended), _bulk(sessions, purges), _bulk(sessions, later)
     )

@@ -114,16 +114,16 @@ class MongoDBStore:
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
         """See ``Store.load``."""
         async with self._asking() as collections:
-            found = await self._load(collections.sessions, sids)
-        return [found.get(sid) for sid in sids]
+            found = await self._find(collections.sessions, sids)
+        return [None if (document := found.get(sid)) is None else rows.to_record(document) for sid in sids]
 
-    async def _load(self, sessions: Collection, sids: Sequence[Sid]) -> dict[Sid, Record]:
+    async def _find(self, sessions: Collection, sids: Sequence[Sid]) -> dict[Sid, rows.Document]:
         if not sids:
             return {}
         where = {"_id": {"$in": [rows.sid_value(sid) for sid in sids]}}
         # One more than can be found, and the answer is complete at once.
         found = await sessions.find(where, batch_size=len(sids) + 1).to_list()
-        return {record.sid: record for record in map(rows.to_record, found)}
+        return {rows.sid_of(document): document for document in found}
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """See ``Store.apply``; changes and events go side by side, each on its own."""
@@ -160,7 +160,7 @@ class MongoDBStore:
                 await asyncio.sleep(0.005 * 2**attempt)
             try:
                 async with self._asking():
-                    records = await self._load(sessions, [change.sid for change in rest])
+                    found = await self._find(sessions, [change.sid for change in rest])
             except StoreError as error:
                 # What the others have been answered stands; of these nobody knows, for they may repeat earlier ones.
                 results |= {change.sid: StoreUnavailable(str(error), outcome="unknown") for change in rest}
@@ -168,7 +168,9 @@ class MongoDBStore:
             again: list[Change] = []
             for change in rest:
                 try:
-                    written, outcome = apply(records.get(change.sid), change, NO_TIME)
+                    document = found.get(change.sid)
+                    record = None if document is None else rows.to_record(document)
+                    written, outcome = apply(record, change, NO_TIME)
                 except SessionDataError as error:
                     results[change.sid] = error
                     continue
