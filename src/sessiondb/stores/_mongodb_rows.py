@@ -132,6 +132,8 @@ def update_pipeline(change: Update) -> list[Document]:
     """What ``change`` makes of the session. Every expression sees the document as it was before."""
     fields: Document = {}
     last_seen_at: object = "$last_seen_at"
+    if change.only_touches:
+        fields["last_seen_at"] = last_seen_at  # MongoDB refuses a command that sets nothing
     touch, confirm, rotate, sign_in = change.touch, change.confirm, change.rotate, change.sign_in
     if touch is not None:
         last_seen_at = {"$max": ["$last_seen_at", {"$min": [touch.at, _NOW]}]}
@@ -169,12 +171,15 @@ def update_pipeline(change: Update) -> list[Document]:
 def _merged(change: Update) -> Document:
     """The data with the delta. Names are never paths here, so dots and dollars in them mean nothing.
 
-    One expression for any number of keys: ``$setField`` nests once for each, and a thousand are too deep.
+    One expression for any number of keys: ``$setField`` nests once for each, and a thousand are too deep. The values
+    of keys to remove are overwritten with a mark that is no JSON, and what bears it is left out: looking each key up in
+    a list of names would take the product of both.
     """
     kept: object = "$data"
     if change.remove:
-        goes = {"$in": ["$$this.k", {"$literal": list(change.remove)}]}
-        kept = {"$arrayToObject": {"$filter": {"input": {"$objectToArray": "$data"}, "cond": {"$not": [goes]}}}}
+        marked = {"$mergeObjects": ["$data", {"$literal": dict.fromkeys(change.remove, change.id)}]}
+        stays = {"$ne": ["$$this.v", change.id]}
+        kept = {"$arrayToObject": {"$filter": {"input": {"$objectToArray": marked}, "cond": stays}}}
     put = {key: _decode_json(value) for key, value in change.put.items()}
     return {"$mergeObjects": [kept, {"$literal": put}]}
 

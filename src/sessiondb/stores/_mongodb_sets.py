@@ -372,7 +372,7 @@ async def stats(collections: Collections) -> Stats:
             },
         }
     }
-    found = await (await collections.sessions.aggregate([*stages, sums])).to_list()
+    found = await (await collections.sessions.aggregate([*stages, sums], allowDiskUse=True)).to_list()
     counts = found[0] if found else {"all": 0, "live": 0, "users": 0}
     scale = total / counts["all"] if sampled and counts["all"] else 1.0
     return Stats(
