@@ -15,6 +15,7 @@ from sessiondb.core.change import new_change_id
 from sessiondb.core.policy import SECOND, Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.stores._limit import rivals_of
 from sessiondb.stores._mongodb_rows import (
     ANY_SID,
     LIVING,
@@ -124,12 +125,12 @@ async def admit(collections: Collections, login: Login) -> Admission:
         return Admission("limit" if by_limit else "revoked")
     if forbidden is not None and forbidden.get("not_before", 0) > login.began_at:
         return Admission("revoked", await _leave(collections, login, [own], EndReason.REFUSED))
-    rivals = [record for record in records if login.caps.deadline(record) > login.now]
-    if login.per_user is None or len(rivals) <= login.per_user:
+    if login.per_user is None:
         return Admission()
-    # The one that asks counts as the newest: sids of one millisecond are in no order.
-    rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
-    out = await _push_out(collections.users, login, rivals, login.per_user, is_new=forbidden is None)
+    rivals, most = rivals_of(login, login.per_user, records)
+    if len(rivals) <= most:
+        return Admission()
+    out = await _push_out(collections.users, login, rivals, most, is_new=forbidden is None)
     # Not refusing: also those whom a login has pushed out that died before it could end them.
     refuses = login.on_limit == "refuse"
     leaving = [record for record in ([own] if refuses else rivals) if record.sid in out]

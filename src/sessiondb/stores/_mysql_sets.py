@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from sessiondb.core.change import new_change_id
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.stores._limit import rivals_of
 from sessiondb.stores._mysql_connection import Connection, blob, text
 from sessiondb.stores._mysql_rows import Statements, deadline, sid_of, sid_sql, to_event, to_record
 from sessiondb.stores.base import (
@@ -44,10 +45,12 @@ async def admit(sql: Statements, connection: Connection, login: Login) -> Admiss
         return _too_late(own)
     if forbidden.rows and forbidden.rows[0][0] > login.began_at:
         return Admission("revoked", await _end(sql, connection, [own], EndReason.REFUSED, login))
-    rivals = [record for record in records if login.caps.deadline(record) > login.now]
-    if login.per_user is None or len(rivals) <= login.per_user:
+    if login.per_user is None:
         return Admission()
-    return await _push_out(sql, connection, login, rivals, login.per_user)
+    rivals, most = rivals_of(login, login.per_user, records)
+    if len(rivals) <= most:
+        return Admission()
+    return await _push_out(sql, connection, login, rivals, most)
 
 
 async def _push_out(
@@ -62,8 +65,6 @@ async def _push_out(
     if login.sid not in living:
         await connection.run(["ROLLBACK"])
         return Admission("limit")  # a newer login has pushed this one out
-    # The one that asks counts as the newest: sids of one millisecond are in no order.
-    rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
     surplus = [record for record in rivals if record.sid in living][: max(0, len(living) - most)]
     refuses = login.on_limit == "refuse"
     if refuses:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sessiondb.core.record import EndReason, Record
+from sessiondb.stores._limit import rivals_of
 from sessiondb.stores._postgresql_rows import Statements, columns, deadline, expiry_reason, to_event, with_caps
 from sessiondb.stores.base import (
     SWEEP_GRACE,
@@ -43,15 +44,15 @@ async def admit(sql: Statements, connection: Any, login: Login) -> Admission:
     if (found[0][0] or 0) > login.began_at:
         ended = await _end_surplus(sql, connection, login, [own], 0, EndReason.REFUSED)
         return Admission("revoked", ended)
-    rivals = [record for record in records if login.caps.deadline(record) > login.now]
-    if login.per_user is None or len(rivals) <= login.per_user:
+    if login.per_user is None:
         return Admission()
-    # The one that asks counts as the newest: sids of one millisecond are in no order.
-    rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
+    rivals, most = rivals_of(login, login.per_user, records)
+    if len(rivals) <= most:
+        return Admission()
     if login.on_limit == "refuse":
-        ended = await _end_surplus(sql, connection, login, rivals[::-1], login.per_user, EndReason.REFUSED)
+        ended = await _end_surplus(sql, connection, login, rivals[::-1], most, EndReason.REFUSED)
         return Admission("limit" if ended else None, ended)
-    ended = await _end_surplus(sql, connection, login, rivals, login.per_user, EndReason.LIMIT)
+    ended = await _end_surplus(sql, connection, login, rivals, most, EndReason.LIMIT)
     if not ended:
         # Nothing to end: either somebody left meanwhile, or a newer login has ended this one.
         rows = await connection.fetch(f"SELECT {columns(data=False)} FROM {sql.sessions} WHERE sid = $1", login.sid)

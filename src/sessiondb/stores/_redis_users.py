@@ -11,6 +11,7 @@ from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_scripts as scripts
+from sessiondb.stores._limit import rivals_of
 from sessiondb.stores._redis_nodes import Keyed, begins, call
 from sessiondb.stores.base import Admission, Ended, Login, Page, Query
 
@@ -91,18 +92,16 @@ async def admit(store: RedisStore, login: Login) -> Admission:
     seen.update(zip(unseen, await glance(store, unseen), strict=True))
     records = [record for sid in there if (record := seen[sid]) is not None]
     await list_as_ended(store, [record for record in records if record.ended_at is not None])
-    rivals = [r for r in records if r.ended_at is None and login.caps.deadline(r) > login.now]
-    if len(rivals) <= login.per_user:
+    rivals, most = rivals_of(login, login.per_user, (record for record in records if record.ended_at is None))
+    if len(rivals) <= most:
         return Admission()
-    # The one that asks counts as the newest: sids of one millisecond are in no order.
-    rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
     refuses = login.on_limit == "refuse"
     order = [record.sid for record in (reversed(rivals) if refuses else rivals)]
     lists = [listed, keys.ended(login.user_id)]
-    decide = call(scripts.LIMIT, lists, login.sid, login.per_user, int(refuses), login.purge_at, *order)
+    decide = call(scripts.LIMIT, lists, login.sid, most, int(refuses), login.purge_at, *order)
     # Should we die before they are ended, the sweeper soon finds them alive, and lists them again.
     soon = login.now + _LOOK_AFTER
-    looks = ((due := keys.due(sid), ("ZADD", due, "LT", soon, sid)) for sid in order[: len(order) - login.per_user])
+    looks = ((due := keys.due(sid), ("ZADD", due, "LT", soon, sid)) for sid in order[: len(order) - most])
     [*_, (stays, *leave)] = await store.run([*looks, decide], "unknown", wait=True)
     if not stays:
         return Admission("limit")  # a newer login has pushed this one out

@@ -217,6 +217,23 @@ async def a_session_that_is_gone_cannot_stay(kit: Kit) -> None:
     equal(await kit.find_record(store, missing.sid), None, "the session that was never stored")
 
 
+async def a_login_that_is_over_takes_no_place(kit: Kit) -> None:
+    """A session past its deadline when it asks to stay is not counted: it is answered by how many the others are."""
+    store = await kit.store()
+    records = [kit.record("alice", age=hours * HOUR) for hours in (4, 3, 2, 1)]
+    over = kit.record("alice", age=5 * HOUR, idle=HOUR)
+    await kit.put_in(store, *records, over)
+    equal(_plain(await store.admit(kit.login(over, per_user=4))), (None, []), "the admission when the others may stay")
+    admission = await store.admit(kit.login(over, per_user=LIMIT))
+    equal(
+        _plain(admission), (None, [Ended(records[0].sid, "alice", "limit", kit.now)]), "the admission beside too many"
+    )
+    await kit.put_in(store, kit.record("alice"))
+    admission = await store.admit(kit.login(over, per_user=LIMIT, on_limit="refuse"))
+    equal(_plain(admission), ("limit", [Ended(over.sid, "alice", "refused", kit.now)]), "the admission when it is full")
+    equal(len(await kit.living(store, "alice")), 4, "living sessions")
+
+
 def _plain(admission: Admission) -> tuple[str | None, list[Ended]]:
     return admission.refused, list(admission.ended)
 
@@ -227,6 +244,7 @@ BEHAVIOURS = [
     Behaviour((11,), forty_logins_at_once_leave_three),
     Behaviour((11, 7), the_dead_push_nobody_out),
     Behaviour((11, 7), a_touched_session_counts_as_living),
+    Behaviour((11, 7), a_login_that_is_over_takes_no_place),
     Behaviour((11,), a_full_house_may_refuse),
     Behaviour((11,), a_full_house_refuses_the_last_to_come),
     Behaviour((11,), refusing_under_forty_logins_lets_no_more_in),
