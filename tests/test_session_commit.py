@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -285,6 +286,30 @@ async def test_keys_written_after_an_awaited_logout_begin_a_new_anonymous_sessio
 
 
 # -- errors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["logout", "login"])
+async def test_a_verb_that_another_task_of_the_request_stages_during_a_write_is_carried_out(verb: str) -> None:
+    async with open_shop() as shop:
+        browser = await shop.with_cart(cart=["tea"])
+        old = browser.sid
+
+        async def act(session: Session) -> None:
+            session["note"] = 1
+            saving = asyncio.ensure_future(session.save())
+            await asyncio.sleep(0)  # the write is under way
+            if verb == "logout":
+                session.logout()
+            else:
+                session.login("ann")
+            await saving
+
+        reply = await browser.do(act)
+        assert reply.cookie == ("deleted" if verb == "logout" else "set")
+        assert shop.record(old).end_reason == (EndReason.LOGOUT if verb == "logout" else EndReason.LOGIN)
+        if verb == "login":
+            assert await browser.user() == "ann"
+            assert await browser.read() == {"cart": ["tea"], "note": 1}
 
 
 async def test_an_unhandled_exception_discards_what_was_staged_and_not_what_was_awaited() -> None:
