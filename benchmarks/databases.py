@@ -17,11 +17,10 @@ import tempfile
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
-from provision.process import NotHere
-
 from benchmarks.durability import SETTINGS, lost
 from benchmarks.operations import VERBS, Subject
 from benchmarks.servers import KINDS, started
+from provision.process import NotHere
 from sessiondb import SessionDB
 
 

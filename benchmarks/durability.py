@@ -13,7 +13,6 @@ from provision.mariadb import MariaDB
 from provision.mongodb import MongoDB
 from provision.postgresql import PostgreSQL
 from provision.valkey import Valkey
-
 from sessiondb import SessionDB, StoreError
 
 WRITERS = 32

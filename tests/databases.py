@@ -18,13 +18,13 @@ from typing import Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
+
 from provision.mariadb import MariaDB
 from provision.mongodb import MongoDB
 from provision.pgbouncer import PgBouncer
 from provision.postgresql import PostgreSQL
 from provision.process import NotHere, ServerProcess
 from provision.valkey import Valkey, ValkeyCluster
-
 from sessiondb import open_store
 from sessiondb.testing import Database, ManualClock, OpenHandle
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from databases import NETWORK, new_url
 from examples.demo.databases import KINDS
 from examples.demo.peek import CannotLook
 from examples.demo.peek.sqlite import SQLitePeek
 from examples.demo.steps import STEPS
-
-from databases import NETWORK, new_url
 from sessiondb import SessionDB
 
 ROOT = Path(__file__).resolve().parents[2]

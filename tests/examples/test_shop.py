@@ -12,13 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from examples.shop import moments
 from examples.shop.app import HERE, create_app
 from examples.shop.catalogue import ITEMS
 from examples.shop.pages import PageRenderer
 from examples.shop.sign_in import own_path
 from examples.shop.user_agent import describe
-
 from sessiondb import Cookie, CurrentSession, SessionDB
 
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_2 like Mac OS X) AppleWebKit/605.1.15 Version/19.2 Safari/604.1"

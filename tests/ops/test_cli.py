@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provision.valkey import Valkey
 from typer.testing import CliRunner, Result
 
 from databases import had
+from provision.valkey import Valkey
 from sessiondb import Policy, SessionDB
 from sessiondb.ops.commands import app
 

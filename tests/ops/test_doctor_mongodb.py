@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from findings import finding, problems, survives
-from provision.mongodb import MongoDB
 
 from databases import had, new_prefix, with_option
+from provision.mongodb import MongoDB
 from sessiondb import open_store
 from sessiondb.ops.doctor import examine
 from sessiondb.ops.doctor.mongodb import check_members, check_writes

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 from findings import finding, problems, survives
-from provision.mariadb import MariaDB
 
 from databases import had, new_prefix, with_option
+from provision.mariadb import MariaDB
 from sessiondb import ConfigurationError, open_store
 from sessiondb.ops.doctor import examine
 from sessiondb.ops.doctor.mysql import check_isolation

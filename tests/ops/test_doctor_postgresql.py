@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 from findings import finding, problems, survives
-from provision.pgbouncer import PgBouncer
-from provision.postgresql import PostgreSQL
 
 from databases import had, new_prefix, with_option
+from provision.pgbouncer import PgBouncer
+from provision.postgresql import PostgreSQL
 from sessiondb import ConfigurationError, open_store
 from sessiondb.ops.doctor import examine
 from sessiondb.ops.doctor.report import POWER_CUT, SERVER_KILLED

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from findings import finding, problems, survives
-from provision.valkey import Valkey, ValkeyCluster, ask, server, wait_until
 
 from databases import had, new_prefix, with_option
+from provision.valkey import Valkey, ValkeyCluster, ask, server, wait_until
 from sessiondb import ConfigurationError, SessionDB
 from sessiondb.ops.doctor import examine
 from sessiondb.ops.doctor.report import MACHINE_LOST, POWER_CUT, SERVER_KILLED

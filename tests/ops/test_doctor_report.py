@@ -6,9 +6,9 @@ import time
 
 import pytest
 from findings import finding
-from provision.valkey import Valkey
 
 from databases import had
+from provision.valkey import Valkey
 from sessiondb.ops.doctor import examine
 from sessiondb.ops.doctor.report import Report, measure_clock
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from provision.mongodb import MongoDB
 from pymongo.errors import (
     AutoReconnect,
     NotPrimaryError,
@@ -23,6 +22,7 @@ from pymongo.errors import (
 )
 
 from databases import had, new_prefix, start, url_of, with_option
+from provision.mongodb import MongoDB
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
 from sessiondb.core.change import Applied, Conflict, Gone
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome

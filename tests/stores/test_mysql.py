@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from asyncmy.errors import OperationalError
-from provision.mariadb import MariaDB
 
 from databases import new_prefix, start, url_of, with_option
+from provision.mariadb import MariaDB
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
 from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreError

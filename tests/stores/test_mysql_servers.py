@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from provision.mariadb import MariaDB
-from provision.process import make_folder, other_user
 
 import tls
 from databases import drop, had, new_prefix, url_of, with_login, with_option
+from provision.mariadb import MariaDB
+from provision.process import make_folder, other_user
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
 from sessiondb.core.change import Applied, Gone
 from sessiondb.core.errors import StoreError

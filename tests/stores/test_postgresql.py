@@ -10,9 +10,9 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 from hypothesis import given
-from provision.postgresql import PostgreSQL
 
 from databases import new_prefix, start, url_of, with_option
+from provision.postgresql import PostgreSQL
 from sessiondb import SessionDB, StoreUnavailable, open_store
 from sessiondb.core import codec
 from sessiondb.core.change import Applied, Gone

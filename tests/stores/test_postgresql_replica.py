@@ -10,10 +10,10 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
-from provision.postgresql import PostgreSQL
-from provision.process import NotHere
 
 from databases import start, with_database, with_option
+from provision.postgresql import PostgreSQL
+from provision.process import NotHere
 from sessiondb import SessionDB, StoreUnavailable
 
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from provision.valkey import ValkeyCluster, ask, wait_until
 
 from databases import had, new_prefix, url_of, with_option
+from provision.valkey import ValkeyCluster, ask, wait_until
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable
 from sessiondb.core.change import Applied, Gone, Update, new_change_id
 from sessiondb.core.errors import StoreError

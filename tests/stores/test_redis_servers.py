@@ -10,11 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from provision.process import ServerProcess, free_port
-from provision.valkey import Valkey, ValkeySentinel, ask, cluster_node, server, wait_until
 
 import tls
 from databases import had, new_prefix, url_of, with_option
+from provision.process import ServerProcess, free_port
+from provision.valkey import Valkey, ValkeySentinel, ask, cluster_node, server, wait_until
 from sessiondb import ConfigurationError, LoginRefused, SessionDB, StoreUnavailable, open_store
 from sessiondb.core.change import Applied, Create, Gone
 from sessiondb.core.errors import StoreError

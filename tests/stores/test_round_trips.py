@@ -16,11 +16,11 @@ from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
-from provision.valkey import ValkeyCluster, ask
 from wire import Meter, everything, wire, wires
 
 from databases import drop, new_prefix, start, url_of, with_option
 from harness import MINUTE, Shop, put
+from provision.valkey import ValkeyCluster, ask
 from sessiondb import Policy, Session, open_store
 from sessiondb.core import token
 from sessiondb.stores.memory import MemoryStore
