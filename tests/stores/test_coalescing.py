@@ -26,6 +26,7 @@ from sessiondb.core.events import Event, EventType
 from sessiondb.core.policy import Caps, Lifetimes
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _runner
 from sessiondb.stores.base import Batching, Cutoffs, EventQuery, Login, Query, Store
 from sessiondb.stores.coalescing import CoalescingStore
 
@@ -134,6 +135,51 @@ class TestLoads:
         assert [answer[0] for answer in answers] == records
         assert [len(sids) for sids in inner.loads] == [10] * 9 + [5]
         assert inner.most_at_once["load"] == 2
+
+    async def test_a_call_alone_goes_at_once_however_long_a_crowd_would_wait(
+        self, store: CoalescingStore, inner: HeldStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_runner, "_PATIENCE", 10_000_000)
+        monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
+        for number in range(20):
+            await store.load([A.sid])
+            assert len(inner.loads) == number + 1
+
+    async def test_calls_in_company_wait_for_each_other(
+        self, store: CoalescingStore, inner: HeldStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
+        await asyncio.gather(store.load([A.sid]), store.load([B.sid]))
+        waiting = []
+        for sid in (A.sid, B.sid, C.sid):
+            waiting.append(asyncio.ensure_future(store.load([sid])))
+            await turns(_runner._PATIENCE - 5)
+        await asyncio.gather(*waiting)
+        assert inner.loads == [[A.sid, B.sid], [A.sid, B.sid, C.sid]]
+
+    async def test_nobody_waits_for_company_that_has_gone(
+        self, store: CoalescingStore, inner: HeldStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
+        await asyncio.gather(store.load([A.sid]), store.load([B.sid]))
+        for _ in range(_runner._MEMORY):
+            await store.load([A.sid])
+        monkeypatch.setattr(_runner, "_PATIENCE", 10_000_000)
+        await store.load([A.sid])
+        assert len(inner.loads) == 1 + _runner._MEMORY + 1
+
+    async def test_a_crowd_that_never_ends_is_not_waited_for(
+        self, store: CoalescingStore, inner: HeldStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_runner, "_PATIENCE", 10_000_000)
+        await asyncio.gather(store.load([A.sid]), store.load([B.sid]))
+        waiting = asyncio.ensure_future(store.load([A.sid]))
+        others = []
+        while not waiting.done():
+            others.append(asyncio.ensure_future(store.load([B.sid])))
+            await asyncio.sleep(0)
+        await asyncio.gather(waiting, *others)
+        assert len(inner.loads) >= 2
 
     async def test_joins_nothing_that_is_under_way(self, store: CoalescingStore, inner: HeldStore) -> None:
         inner.load_reply.shut()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Iterable
 from contextvars import Context
 from typing import Generic, Protocol, TypeVar
@@ -17,6 +18,11 @@ from sessiondb.stores.base import Store
 _T = TypeVar("_T")
 _B = TypeVar("_B", bound="Batch")
 _GRACE = 0.1  # of a timeout: how much longer than that anything may take because of ourselves
+# Where calls come in company, a batch goes once so many turns of the loop have brought no other, or after so long.
+# Then requests move in step: one batch, one hand-over and one wake-up for all of them.
+_PATIENCE = 32
+_LONGEST_PATIENCE = 0.002
+_MEMORY = 8  # batches of one call in a row, after which a call is taken to be alone
 
 
 class Counts:
@@ -53,10 +59,25 @@ class _Queue(Protocol[_B]):
 class Runner(Generic[_B]):
     """Sends the batches of ``queue``, no more than the store likes at once, and fails what takes ``timeout`` seconds.
 
+    A call that came alone goes at the end of its turn of the loop. Where the last ones came in company, the next wait
+    a moment for each other.
+
     There is one timer, set for whatever is oldest: under load it fires once in ``timeout`` seconds, not per batch.
     """
 
-    __slots__ = ("_counts", "_loop", "_name", "_queue", "_running", "_scheduled", "_slots", "_timeout", "_timer")
+    __slots__ = (
+        "_company",
+        "_counts",
+        "_loop",
+        "_name",
+        "_queue",
+        "_running",
+        "_scheduled",
+        "_seen",
+        "_slots",
+        "_timeout",
+        "_timer",
+    )
 
     def __init__(
         self, queue: _Queue[_B], store: Store, loop: asyncio.AbstractEventLoop, timeout: float, counts: Counts
@@ -68,6 +89,8 @@ class Runner(Generic[_B]):
         self._timeout = timeout
         self._counts = counts
         self._scheduled = False
+        self._seen = 0  # calls until the last flush
+        self._company = 0  # batches to come for which calls are taken to be in company
         self._timer: asyncio.TimerHandle | None = None
         self._running: dict[_B, asyncio.Task[None]] = {}
 
@@ -75,13 +98,32 @@ class Runner(Generic[_B]):
         """A call was queued: it goes at the end of this turn of the loop, or when a slot is free."""
         self._counts.calls += 1
         if not self._scheduled and len(self._running) < self._slots:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._schedule()
         if self._timer is None:
             self._set_timer(self._loop.time())
 
+    def _schedule(self) -> None:
+        self._scheduled = True
+        if self._company:
+            until = time.monotonic() + _LONGEST_PATIENCE
+            self._loop.call_soon(self._gather, _PATIENCE, self._counts.calls, until)
+        else:
+            self._loop.call_soon(self._flush)
+
+    def _gather(self, turns: int, seen: int, until: float) -> None:
+        """Flush after ``turns`` turns without another call than the ``seen`` ones, or ``until`` then."""
+        calls = self._counts.calls
+        if calls != seen:
+            turns = _PATIENCE
+        if turns and time.monotonic() < until:
+            self._loop.call_soon(self._gather, turns - 1, calls, until)
+        else:
+            self._flush()
+
     def _flush(self) -> None:
         self._scheduled = False
+        self._company = _MEMORY if self._counts.calls - self._seen > 1 else max(0, self._company - 1)
+        self._seen = self._counts.calls
         while len(self._running) < self._slots and (batch := self._queue.take()) is not None:
             self._counts.batches += 1
             # A context of its own: a batch belongs to all of its callers, not to the one whose turn it was.
@@ -100,7 +142,8 @@ class Runner(Generic[_B]):
             if not self._loop.is_closed():  # else the task was thrown away with its loop
                 del self._running[batch]
                 self._queue.release(batch)
-                self._flush()
+                if not self._scheduled and self._queue.oldest() < math.inf:
+                    self._schedule()
 
     def _interrupted(self, batch: _B) -> None:
         if batch.late:  # by _give_up, which has answered
@@ -148,10 +191,11 @@ class Runner(Generic[_B]):
 
     async def drain(self) -> None:
         """Run what is queued to its end. The timer fails what takes too long; who does not let go then is left."""
-        self._flush()
         end = self._loop.time() + self._timeout * (1 + 2 * _GRACE)
+        self._flush()
         while self._running and (left := end - self._loop.time()) > 0:
             await asyncio.wait(self._running.values(), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            self._flush()  # nothing waits for company any more
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
