@@ -2,9 +2,9 @@
 
 With nothing under way a call starts at the end of the current turn, with everything else that the turn brings. With
 all slots taken it starts when one is free, with all that has gathered meanwhile. Where calls come in company, a batch
-waits for more as long as the loop brings some, two milliseconds at most: then requests move in step, which costs a third
-less CPU at 32 connections. So one caller alone waits for nobody, and a loaded server needs one statement for dozens of
-requests, without a setting to tune.
+waits for more as long as the loop brings some, two milliseconds at most: then requests move in step, which costs a
+third less CPU at 32 connections. So one caller alone waits for nobody, and a loaded server needs one statement for
+dozens of requests, without a setting to tune.
 
 Two rules make it safe to share. A load joins only what has not been sent yet: one under way may answer with the
 state before a write that has been acknowledged since. And a session has one call's changes under way at a time, in
