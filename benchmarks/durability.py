@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.servers import mongodb
 from provision.mariadb import MariaDB
-from provision.mongodb import MongoDB
 from provision.postgresql import PostgreSQL
 from provision.valkey import Valkey
 from sessiondb import SessionDB, StoreError
@@ -70,7 +70,7 @@ SETTINGS = [
         lambda: Valkey("--appendonly", "no", "--save", "60 1"),
         "everything since the last snapshot",
     ),
-    Setting("MongoDB", "w=majority, j=true", MongoDB, "nothing"),
+    Setting("MongoDB", "w=majority, j=true", mongodb, "nothing"),
 ]
 
 
