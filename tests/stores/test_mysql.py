@@ -15,8 +15,9 @@ from provision.mariadb import MariaDB
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
 from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreError
+from sessiondb.core.token import format_sid
 from sessiondb.stores._mysql_connection import Connection, connect
-from sessiondb.stores._mysql_rows import sid_of, sid_sql
+from sessiondb.stores._mysql_rows import sid_sql
 from sessiondb.stores._mysql_schema import schema_sql
 from sessiondb.stores._mysql_url import parse
 from sessiondb.testing import ManualClock
@@ -173,7 +174,7 @@ async def test_people_can_query_the_data(url: str, sql: Connection) -> None:
         [f"SELECT JSON_UNQUOTE(JSON_EXTRACT(data, '$.theme')), sid FROM {table} WHERE user_id = 'ann'"]
     )
     theme, sid = found.rows[0]
-    assert (theme, sid_of(sid)) == (b"dark", issued.session.sid)
+    assert (theme, format_sid(sid)) == (b"dark", issued.session.sid)
 
 
 @pytest.fixture

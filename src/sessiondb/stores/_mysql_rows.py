@@ -11,7 +11,7 @@ from sessiondb.core.change import Change, Create, End, Touch, Update
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, EndReason, Record
-from sessiondb.core.token import Sid
+from sessiondb.core.token import format_sid
 from sessiondb.stores._mysql_connection import blob, number, text
 
 NOW = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
@@ -34,12 +34,6 @@ def sid_sql(sid: str) -> str:
     return f"x'{sid.replace('-', '')}'"
 
 
-def sid_of(raw: bytes) -> Sid:
-    """Sixteen bytes as a sid."""
-    digits = raw.hex()
-    return Sid(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
-
-
 def columns(*, data: bool = True) -> str:
     """The columns of a record, in its order. Without ``data`` that is an empty object."""
     return ", ".join("'{}' AS data" if name == "data" and not data else name for name in _COLUMNS)
@@ -48,7 +42,7 @@ def columns(*, data: bool = True) -> str:
 def to_record(row: Sequence[Any]) -> Record:
     """The record in a row of ``columns()``."""
     values = list(row)
-    values[0] = sid_of(values[0])
+    values[0] = format_sid(values[0])
     for at in _DECODED:
         if values[at] is not None:
             values[at] = values[at].decode()

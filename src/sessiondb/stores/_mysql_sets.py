@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from sessiondb.core.change import new_change_id
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.token import format_sid
 from sessiondb.stores._limit import rivals_of
 from sessiondb.stores._mysql_connection import Connection, blob, text
-from sessiondb.stores._mysql_rows import Statements, deadline, sid_of, sid_sql, to_event, to_record
+from sessiondb.stores._mysql_rows import Statements, deadline, sid_sql, to_event, to_record
 from sessiondb.stores.base import (
     SWEEP_GRACE,
     Admission,
@@ -61,7 +62,7 @@ async def _push_out(
     _, found = await connection.run(
         ["START TRANSACTION", f"SELECT sid, ended_at FROM {sql.sessions} WHERE {where} ORDER BY sid FOR UPDATE"]
     )
-    living = {sid_of(sid) for sid, ended_at in found.rows if ended_at is None}
+    living = {format_sid(sid) for sid, ended_at in found.rows if ended_at is None}
     if login.sid not in living:
         await connection.run(["ROLLBACK"])
         return Admission("limit")  # a newer login has pushed this one out
