@@ -26,15 +26,16 @@ from sessiondb.testing.kit import Kit
 DROPS_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
-@pytest.fixture(
-    params=[pytest.param(kind, marks=DROPS_SOCKETS) if kind == "mongodb" else kind for kind in NETWORK], scope="module"
-)
+KINDS = [pytest.param(kind, marks=DROPS_SOCKETS) if kind == "mongodb" else kind for kind in NETWORK]
+
+
+@pytest.fixture(params=KINDS, scope="module")
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
 
 
-@pytest.fixture(params=(*NETWORK, "redis_cluster"), scope="module")
+@pytest.fixture(params=[*KINDS, "redis_cluster"], scope="module")
 def any_kind(request: pytest.FixtureRequest) -> str:
     """A cluster too: what nobody breaks may be many processes."""
     kind: str = request.param
@@ -55,6 +56,7 @@ async def kit() -> AsyncIterator[Kit]:
     kit = Kit(lambda: open_store("memory://"), ManualClock())
     yield kit
     await kit.close_all()
+    gc.collect()  # what a driver has dropped is found here, not by another test
 
 
 def wrapped(url: str, timeout: float = 2.0) -> CoalescingStore:
