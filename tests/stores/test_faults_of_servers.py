@@ -22,20 +22,14 @@ from sessiondb.stores.recovering import RecoveringStore
 from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit
 
-# PyMongo drops a socket unclosed where a call is cancelled while it connects. Python closes it.
-DROPS_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
-
-KINDS = [pytest.param(kind, marks=DROPS_SOCKETS) if kind == "mongodb" else kind for kind in NETWORK]
-
-
-@pytest.fixture(params=KINDS, scope="module")
+@pytest.fixture(params=NETWORK, scope="module")
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
 
 
-@pytest.fixture(params=[*KINDS, "redis_cluster"], scope="module")
+@pytest.fixture(params=(*NETWORK, "redis_cluster"), scope="module")
 def any_kind(request: pytest.FixtureRequest) -> str:
     """A cluster too: what nobody breaks may be many processes."""
     kind: str = request.param

@@ -248,10 +248,6 @@ async def test_a_server_that_is_not_there_is_told_before_the_deadline() -> None:
     assert caught.value.outcome == "not_applied"
 
 
-# PyMongo drops the socket of a handshake that fails, or that its client is closed in. Python closes it.
-DROPS_SOCKETS = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[MongoDB]:
     """A server that lets in one user alone."""
@@ -261,14 +257,12 @@ def guarded() -> Iterator[MongoDB]:
     server.stop()
 
 
-@DROPS_SOCKETS
 async def test_who_has_the_password_is_let_in(guarded: MongoDB) -> None:
     async with SessionDB(guarded.url) as db:
         await db.create("ann")
         assert await db.revoke_all("ann") == 1
 
 
-@DROPS_SOCKETS
 @pytest.mark.parametrize("login", ["sessiondb:not-the-password", "nobody:not-the-password"])
 async def test_a_wrong_password_stops_the_start_and_shows_no_password(guarded: MongoDB, login: str) -> None:
     with pytest.raises(ConfigurationError, match="refused user or password") as caught:
@@ -276,13 +270,11 @@ async def test_a_wrong_password_stops_the_start_and_shows_no_password(guarded: M
     assert "not-the-password" not in str(caught.value)
 
 
-@DROPS_SOCKETS
 async def test_who_gives_no_password_is_told(guarded: MongoDB) -> None:
     with pytest.raises(StoreUnavailable, match="role readWrite"):
         await SessionDB(guarded.url.replace("sessiondb:throw-away@", "")).open()
 
 
-@DROPS_SOCKETS
 async def test_tls_and_a_certificate_of_nobody_we_trust(tmp_path: Path) -> None:
     certificate_file, key_file = certificate(tmp_path)
     server = had(lambda: MongoDB(tls=(certificate_file, key_file)))
@@ -296,7 +288,6 @@ async def test_tls_and_a_certificate_of_nobody_we_trust(tmp_path: Path) -> None:
         gc.collect()
 
 
-@DROPS_SOCKETS
 async def test_a_server_that_is_no_replica_set_is_refused() -> None:
     server = had(lambda: MongoDB(alone=True))
     try:
