@@ -43,19 +43,25 @@ class Confirm(msgspec.Struct, frozen=True, gc=False):
 
 
 class SignIn(msgspec.Struct, frozen=True, gc=False):
-    """The same user has proved again who they are."""
+    """The same user has proved again who they are. ``links`` are added to those that the session has."""
 
     at: int
     auth: bytes
     idle: int
     absolute: int
     lifetime: str
+    links: tuple[bytes, ...] = ()
 
 
 class Create(msgspec.Struct, frozen=True, gc=False):
-    """A new session. Never overwrites: a sid that exists is a conflict (or this very change, repeated)."""
+    """A new session. Never overwrites: a sid that exists is a conflict (or this very change, repeated).
+
+    ``links`` (16 bytes each) are names by which the session can be found besides its user, such as the digest of a
+    session at an identity provider. They are no part of the record and go with its tombstone.
+    """
 
     record: Record
+    links: tuple[bytes, ...] = ()
 
     @property
     def sid(self) -> Sid:
@@ -95,7 +101,10 @@ class Update(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
-    """End a session and drop its data. The tombstone is deleted after ``purge_at``."""
+    """End a session and drop its data. The tombstone is deleted after ``purge_at``.
+
+    With ``announce_at`` its end has still to be announced: a sweeper looks at it then, unless ``announced`` came first.
+    """
 
     sid: Sid
     id: bytes
@@ -103,6 +112,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
     at: int
     purge_at: int
     if_rev: int | None = None
+    announce_at: int | None = None
 
 
 Change = Create | Update | End
@@ -195,7 +205,8 @@ def _end(record: Record, change: End) -> tuple[Record | None, Outcome]:
         record,
         ended_at=change.at,
         end_reason=str(change.reason),
-        check_at=change.purge_at,
+        check_at=change.purge_at if change.announce_at is None else min(change.announce_at, change.purge_at),
+        purge_at=change.purge_at,
         rev=record.rev + 1,
         last_changes=remember(change.id, record.last_changes),
         salt=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
@@ -23,14 +24,28 @@ class Lifetimes(msgspec.Struct, frozen=True, gc=False):
 
 
 class Caps(msgspec.Struct, frozen=True):
-    """The longest lifetimes that the policy now allows. A stored lifetime above its cap counts as the cap."""
+    """The longest lifetimes that the policies now allow. A stored lifetime above its cap counts as the cap.
+
+    ``others`` has the caps of further policies by the name that a record has in ``lifetime``; a name that no policy has
+    any more counts as ``"normal"``.
+    """
 
     normal: Lifetimes
     remembered: Lifetimes
+    others: Mapping[str, Lifetimes] = {}
 
     def of(self, lifetime: str) -> Lifetimes:
-        """The cap for ``"normal"`` or ``"remembered"`` sessions."""
-        return self.remembered if lifetime == "remembered" else self.normal
+        """The cap for sessions of that lifetime: ``"normal"``, ``"remembered"`` or another name."""
+        if lifetime == "normal":
+            return self.normal
+        if lifetime == "remembered":
+            return self.remembered
+        return self.others.get(lifetime, self.normal)
+
+    @property
+    def named(self) -> Mapping[str, Lifetimes]:
+        """Every cap but the normal one, by name: for stores that compute deadlines in their own language."""
+        return {"remembered": self.remembered, **self.others}
 
     def deadline(self, record: Record) -> int:
         """When ``record`` is over, in microseconds since the epoch."""

@@ -19,6 +19,7 @@ REMEMBERED_CHANGES = 8
 NO_SALT = b""  # the last rotation kept none: its old secret is never served again
 
 Lifetime = Literal["normal", "remembered"]
+LINK_BYTES = 16
 
 
 class EndReason(enum.StrEnum):
@@ -41,8 +42,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     ``data`` is the JSON object of the session's keys; ``client_first``, ``client_last`` and ``auth`` are JSON
     objects too (see ``Client`` and ``Auth``). Digests are SHA-256. ``last_changes`` holds the ids of the newest
     eight changes, newest first, eight bytes each: a change whose reply was lost is recognised there even after
-    others have written. ``salt`` is erased by the confirmation of a rotation, or ``NO_SALT``. The ``repr``
-    leaves out everything that is not safe in a log.
+    others have written. ``salt`` is erased by the confirmation of a rotation, or ``NO_SALT``. ``purge_at`` is when the
+    tombstone goes; until its end has been announced, its ``check_at`` is earlier. The ``repr`` leaves out everything
+    that is not safe in a log.
     """
 
     sid: Sid
@@ -64,6 +66,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     authenticated_at: int | None = None
     ended_at: int | None = None
     end_reason: str | None = None
+    purge_at: int | None = None
     client_first: bytes = b"{}"
     client_last: bytes = b"{}"
     auth: bytes = b"{}"

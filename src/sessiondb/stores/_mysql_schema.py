@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
   authenticated_at BIGINT,
   ended_at         BIGINT,
   end_reason       VARCHAR(32),
+  purge_at         BIGINT,
   idle             BIGINT NOT NULL,
   absolute         BIGINT NOT NULL,
   lifetime         VARCHAR(16) NOT NULL,

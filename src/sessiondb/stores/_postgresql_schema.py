@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
   authenticated_at bigint,
   ended_at         bigint,
   end_reason       text,
+  purge_at         bigint,
   idle             bigint NOT NULL,
   absolute         bigint NOT NULL,
   lifetime         text NOT NULL DEFAULT 'normal',

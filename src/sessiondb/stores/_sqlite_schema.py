@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
   authenticated_at INTEGER,
   ended_at         INTEGER,
   end_reason       TEXT,
+  purge_at         INTEGER,
   idle             INTEGER NOT NULL,
   absolute         INTEGER NOT NULL,
   lifetime         TEXT NOT NULL DEFAULT 'normal',

@@ -25,6 +25,8 @@ class Table:
         self.records: dict[Sid, Record] = {}
         self.live = 0
         self._users: dict[str, set[Sid]] = {}
+        self._links: dict[bytes, set[Sid]] = {}
+        self._links_of: dict[Sid, set[bytes]] = {}
         self._due: list[tuple[int, Sid]] = []
 
     def put(self, record: Record) -> None:
@@ -37,9 +39,19 @@ class Table:
         if before is None or before.check_at != record.check_at:
             self._look_at(record)
 
+    def link(self, sid: Sid, links: Iterable[bytes]) -> None:
+        """Have ``links`` find the session."""
+        for link in links:
+            self._links.setdefault(link, set()).add(sid)
+            self._links_of.setdefault(sid, set()).add(link)
+
     def delete(self, record: Record) -> None:
-        """Forget ``record``."""
+        """Forget ``record`` and its links."""
         del self.records[record.sid]
+        for link in self._links_of.pop(record.sid, ()):
+            self._links[link].discard(record.sid)
+            if not self._links[link]:
+                del self._links[link]
         self.live -= record.ended_at is None
         if record.user_id is not None:
             sids = self._users[record.user_id]
@@ -52,10 +64,13 @@ class Table:
         return [self.records[sid] for sid in self._users.get(user_id, ())]
 
     def matching(self, query: Query) -> list[Record]:
-        """The records of the query's user and sids (all, if it names neither), in no order."""
-        found: Iterable[Record | None]
-        if query.sids is not None:
-            found = (self.records.get(sid) for sid in set(query.sids))
+        """The records of the query's user, sids and link (all, if it names none), in no order."""
+        sids = None if query.sids is None else set(query.sids)
+        if query.link is not None:
+            linked = self._links.get(query.link, set())
+            sids = linked if sids is None else sids & linked
+        if sids is not None:
+            found = (self.records.get(sid) for sid in sids)
             return [r for r in found if r is not None and (query.user_id is None or r.user_id == query.user_id)]
         return list(self.records.values()) if query.user_id is None else self.of_user(query.user_id)
 

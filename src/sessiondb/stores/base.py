@@ -54,6 +54,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     per_user: int | None = None
     on_limit: OnLimit = "end_oldest"
     purge_at: int
+    announce_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which sessions. ``live`` means neither ended nor past the deadline that ``caps`` gives at ``now``.
 
     ``user_id`` is matched byte by byte. ``before`` pages: only sids that sort before it. ``keep`` spares one
-    sid. For ``end_where`` with a user, ``not_before`` is written first, so that logins in flight end too.
+    sid. For ``end_where`` with a user, ``not_before`` is written first, so that logins in flight end too. ``link``
+    finds the sessions that were created or signed in with it. ``announce_at`` is as in ``End``.
     """
 
     now: int
@@ -90,6 +92,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     keep: Sid | None = None
     not_before: int | None = None
     purge_at: int = 0
+    link: bytes | None = None
+    announce_at: int | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -103,6 +107,8 @@ class Cutoffs(msgspec.Struct, frozen=True, kw_only=True):
     """What a sweep goes by. A session is ended ``SWEEP_GRACE`` after its deadline, a tombstone purged at its time.
 
     With ``worker``, the sweep does nothing while another worker has the turn (``turn``: for how long to take it).
+    With ``announce_at``, the ends that this sweep writes have to be announced, and those that nobody has announced yet
+    though they are due are reported as ``unannounced`` and due again then. Without it these go to their ``purge_at``.
     """
 
     now: int
@@ -110,15 +116,20 @@ class Cutoffs(msgspec.Struct, frozen=True, kw_only=True):
     keep_ended: int
     worker: str | None = None
     turn: int = 0
+    announce_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one sweep did. ``more``: it stopped at its limit, and there is more to do."""
+    """What one sweep did. ``more``: it stopped at its limit, and there is more to do.
+
+    ``unannounced`` were ended before, by somebody who may have died before telling anyone: announce them.
+    """
 
     ended: Sequence[Ended] = ()
     purged: int = 0
     more: bool = False
+    unannounced: Sequence[Ended] = ()
 
 
 class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +219,10 @@ class Store(Protocol):
 
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """Look at no more than ``limit`` sessions that are due: end the expired, purge old tombstones."""
+        ...
+
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """The ends of ``sids`` have been announced: look at their tombstones next at ``purge_at``."""
         ...
 
     async def append(self, events: Sequence[Event]) -> None:

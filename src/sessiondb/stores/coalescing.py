@@ -180,6 +180,10 @@ class CoalescingStore:
         """As the inner store."""
         return await self._within(SLOW, "unknown", self._store.sweep(cutoffs, limit))
 
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """As the inner store."""
+        await self._within(1, "unknown", self._store.announced(sids))
+
     async def append(self, events: Sequence[Event]) -> None:
         """As the inner store."""
         await self._within(1, "unknown", self._store.append(events))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from urllib.parse import parse_qsl, urlsplit
 
-from sessiondb.core.change import Applied, Change, Create, End, apply, new_change_id
+from sessiondb.core.change import Applied, Change, Create, End, Update, apply, new_change_id
 from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreUnavailable
 from sessiondb.core.events import Event
 from sessiondb.core.record import EndReason, Record
@@ -139,15 +139,33 @@ class MemoryStore:
             if not self._take_turn(cutoffs):
                 return Swept()
             due = self._table.take_due(cutoffs.now, limit)
-            tombstones = [record for record in due if record.ended_at is not None]
+            tombstones = [
+                record for record in due if record.ended_at is not None and (record.purge_at or 0) <= cutoffs.now
+            ]
             for record in tombstones:
                 self._table.delete(record)
+            unannounced = [
+                claimed
+                for record in due
+                if record.ended_at is not None
+                and (record.purge_at or 0) > cutoffs.now
+                and (claimed := self._claim(record, cutoffs)) is not None
+            ]
             ended = [
                 swept
                 for record in due
                 if record.ended_at is None and (swept := self._sweep_one(record, cutoffs)) is not None
             ]
-            return Swept(ended, len(tombstones), len(due) == limit)
+            return Swept(ended, len(tombstones), len(due) == limit, unannounced)
+
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """See ``Store.announced``."""
+        self._check_open()
+        with self._lock:
+            for sid in sids:
+                record = self._table.records.get(sid)
+                if record is not None and record.purge_at is not None and record.check_at < record.purge_at:
+                    self._table.check_later(record, record.purge_at)
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
@@ -194,10 +212,23 @@ class MemoryStore:
             return error
         if written is not None:
             self._table.put(written)
+            if isinstance(change, Create):
+                self._table.link(change.sid, change.links)
+            elif isinstance(change, Update) and change.sign_in is not None:
+                self._table.link(change.sid, change.sign_in.links)
         return outcome
 
-    def _end(self, record: Record, reason: EndReason, at: int, purge_at: int) -> Ended:
-        change = End(record.sid, new_change_id(), reason, at, purge_at)
+    def _claim(self, record: Record, cutoffs: Cutoffs) -> Ended | None:
+        """An end that nobody has announced yet, if it is ours to announce now."""
+        again_at, purge_at = cutoffs.announce_at, record.purge_at or 0
+        self._table.check_later(record, purge_at if again_at is None else min(again_at, purge_at))
+        if again_at is None or record.ended_at is None:
+            return None
+        return Ended(record.sid, record.user_id, record.end_reason or "", record.ended_at)
+
+    def _end(self, record: Record, reason: EndReason, at: int, terms: Login | Query | Cutoffs) -> Ended:
+        purge_at = terms.now + terms.keep_ended if isinstance(terms, Cutoffs) else terms.purge_at
+        change = End(record.sid, new_change_id(), reason, at, purge_at, None, terms.announce_at)
         if not isinstance(self._apply(change, at), Applied):
             raise RuntimeError("a session that had not been ended could not be ended")
         return Ended(record.sid, record.user_id, reason.value, at)
@@ -208,7 +239,7 @@ class MemoryStore:
             by_limit = own is not None and own.end_reason == EndReason.LIMIT
             return Admission("limit" if by_limit else "revoked")
         if self._not_before.get(login.user_id, login.began_at) > login.began_at:
-            return Admission("revoked", [self._end(own, EndReason.REFUSED, login.now, login.purge_at)])
+            return Admission("revoked", [self._end(own, EndReason.REFUSED, login.now, login)])
         if login.per_user is None:
             return Admission()
         # A session that has idled out must not push a living one out, so the real deadlines count.
@@ -225,9 +256,9 @@ class MemoryStore:
             # By count and not by rank: a sid that was minted early may be written late, after the house was full.
             if len(rivals) <= login.per_user:
                 return Admission()
-            return Admission("limit", [self._end(own, EndReason.REFUSED, login.now, login.purge_at)])
+            return Admission("limit", [self._end(own, EndReason.REFUSED, login.now, login)])
         surplus = rivals[: -login.per_user]
-        ended = [self._end(self._table.records[sid], EndReason.LIMIT, login.now, login.purge_at) for sid in surplus]
+        ended = [self._end(self._table.records[sid], EndReason.LIMIT, login.now, login) for sid in surplus]
         return Admission(None, ended)
 
     def _forbid_before(self, user_id: str, not_before: int) -> None:
@@ -241,9 +272,9 @@ class MemoryStore:
             return None
         deadline = query.caps.deadline(record)
         if deadline <= query.now:
-            self._end(record, query.caps.expiry_reason(record), deadline, query.purge_at)
+            self._end(record, query.caps.expiry_reason(record), deadline, query)
             return None
-        return self._end(record, reason, query.now, query.purge_at)
+        return self._end(record, reason, query.now, query)
 
     def _take_turn(self, cutoffs: Cutoffs) -> bool:
         if cutoffs.worker is None:
@@ -257,7 +288,7 @@ class MemoryStore:
         deadline = cutoffs.caps.deadline(record)
         if deadline + SWEEP_GRACE <= cutoffs.now:
             reason = cutoffs.caps.expiry_reason(record)
-            return self._end(record, reason, deadline, cutoffs.now + cutoffs.keep_ended)
+            return self._end(record, reason, deadline, cutoffs)
         self._table.check_later(record, deadline + SWEEP_GRACE)
         return None
 

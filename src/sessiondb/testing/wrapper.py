@@ -84,6 +84,10 @@ class StoreWrapper:
         """See ``Store.sweep``."""
         return await self.around("sweep", lambda: self.store.sweep(cutoffs, limit))
 
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """See ``Store.announced``."""
+        await self.around("announced", lambda: self.store.announced(sids))
+
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
         await self.around("append", lambda: self.store.append(events))
