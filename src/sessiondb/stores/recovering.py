@@ -153,6 +153,10 @@ class RecoveringStore:
         """As the inner store."""
         return await self._store.sweep(cutoffs, limit)
 
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """As the inner store."""
+        await self._store.announced(sids)
+
     async def append(self, events: Sequence[Event]) -> None:
         """As the inner store."""
         await self._store.append(events)

@@ -63,9 +63,9 @@ class Builders:
         """The token that ``record`` made for ``sid``."""
         return self._tokens[sid]
 
-    def create(self, record: Record) -> Create:
-        """The change that stores ``record``."""
-        return Create(record)
+    def create(self, record: Record, links: Iterable[bytes] = ()) -> Create:
+        """The change that stores ``record``, to be found by ``links`` too."""
+        return Create(record, tuple(links))
 
     def update(
         self,
@@ -120,10 +120,11 @@ class Builders:
         at: int | None = None,
         purge_after: int = PURGE_AFTER,
         if_rev: int | None = None,
+        announce_at: int | None = None,
     ) -> End:
         """The end of ``record`` (``at``: now), its tombstone to be purged ``purge_after`` later."""
         at = self.now if at is None else at
-        return End(record.sid, new_change_id(), reason, at, at + purge_after, if_rev)
+        return End(record.sid, new_change_id(), reason, at, at + purge_after, if_rev, announce_at)
 
     def query(
         self,
@@ -136,6 +137,8 @@ class Builders:
         keep: Sid | None = None,
         not_before: int | None = None,
         caps: Caps | None = None,
+        link: bytes | None = None,
+        announce_at: int | None = None,
     ) -> Query:
         """A query as of now."""
         return Query(
@@ -149,6 +152,8 @@ class Builders:
             keep=keep,
             not_before=not_before,
             purge_at=self.now + PURGE_AFTER,
+            link=link,
+            announce_at=announce_at,
         )
 
     def login(
@@ -159,6 +164,7 @@ class Builders:
         per_user: int | None = None,
         on_limit: OnLimit = "end_oldest",
         caps: Caps | None = None,
+        announce_at: int | None = None,
     ) -> Login:
         """The question whether ``record``, a session of a user, may stay (``began_at``: now)."""
         if record.user_id is None:
@@ -172,10 +178,17 @@ class Builders:
             per_user=per_user,
             on_limit=on_limit,
             purge_at=self.now + PURGE_AFTER,
+            announce_at=announce_at,
         )
 
     def cutoffs(
-        self, now: int | None = None, *, caps: Caps | None = None, worker: str | None = None, turn: int = MINUTE
+        self,
+        now: int | None = None,
+        *,
+        caps: Caps | None = None,
+        worker: str | None = None,
+        turn: int = MINUTE,
+        announce_at: int | None = None,
     ) -> Cutoffs:
         """What a sweep at ``now`` goes by."""
         return Cutoffs(
@@ -184,6 +197,7 @@ class Builders:
             keep_ended=PURGE_AFTER,
             worker=worker,
             turn=turn,
+            announce_at=announce_at,
         )
 
     def event(self, type: EventType = EventType.LOGIN, *, at: int | None = None, **fields: Any) -> Event:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from sessiondb.testing.behaviour import Behaviour
 from sessiondb.testing.behaviours import (
+    announcing,
     auditing,
     budget,
     creating,
     data,
     failing,
+    linking,
     logins,
     reading,
     rotating,
@@ -28,8 +30,10 @@ _THEMES = (
     rotating,
     touching,
     sweeping,
+    announcing,
     budget,
     users,
+    linking,
     auditing,
     failing,
     logins,

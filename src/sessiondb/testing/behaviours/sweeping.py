@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sessiondb.core import codec
 from sessiondb.core.policy import SECOND, Caps, Lifetimes
+from sessiondb.core.record import EndReason
 from sessiondb.stores.base import SWEEP_GRACE, Ended
 from sessiondb.testing.behaviour import Behaviour
 from sessiondb.testing.builders import DAY, HOUR, MINUTE, PURGE_AFTER
@@ -78,6 +79,29 @@ async def a_lowered_policy_ends_and_a_raised_one_does_not_extend(kit: Kit) -> No
     equal(sorted(one.sid for one in swept.ended), sorted([normal.sid, short.sid]), "ended under the new caps")
     found = await kit.record_of(store, remembered.sid)
     equal((found.ended_at, found.check_at > kit.now), (None, True), "end and next look of the remembered session")
+
+
+async def a_named_policy_has_caps_of_its_own(kit: Kit) -> None:
+    """A session of a named policy falls under its caps, one of a name that is gone under the normal ones; in lists,
+    in ending and in sweeping alike.
+    """
+    store = await kit.store()
+    due = kit.now - 1
+    staff = kit.record("alice", age=2 * HOUR, check_at=due, lifetime="staff")
+    guest = kit.record("alice", age=2 * HOUR, check_at=due, lifetime='it\'s a "guest"')
+    gone = kit.record("alice", age=2 * HOUR, check_at=due, lifetime="gone")
+    await kit.put_in(store, staff, guest, gone)
+    long, short = Lifetimes(900 * DAY, 900 * DAY), Lifetimes(HOUR, 900 * DAY)
+    caps = Caps(long, short, {"staff": short, 'it\'s a "guest"': long})
+    page = await store.find(kit.query("alice", caps=caps))
+    equal({one.sid for one in page.records}, {guest.sid, gone.sid}, "living under these caps")
+    swept = await store.sweep(kit.cutoffs(caps=caps), 100)
+    expected = [Ended(staff.sid, "alice", "expired_idle", staff.last_seen_at + HOUR)]
+    equal(list(swept.ended), expected, "swept under these caps")
+    ended = await store.end_where(kit.query("alice", caps=Caps(short, long, {"staff": long})), EndReason.REVOKED)
+    equal(list(ended), [], "revoked, not expired, where the policy of that name is gone")
+    reasons = [(await kit.record_of(store, one.sid)).end_reason for one in (guest, gone)]
+    equal(reasons, ["expired_idle", "expired_idle"], "their reasons")
 
 
 async def an_end_is_reported_once(kit: Kit) -> None:
@@ -176,6 +200,7 @@ BEHAVIOURS = [
     Behaviour((7,), the_sweeper_waits_thirty_seconds),
     Behaviour((7,), a_touched_session_is_looked_at_later),
     Behaviour((7,), a_lowered_policy_ends_and_a_raised_one_does_not_extend),
+    Behaviour((7,), a_named_policy_has_caps_of_its_own),
     Behaviour((7,), an_end_is_reported_once),
     Behaviour((7,), a_sweep_stops_at_its_limit),
     Behaviour((7,), sweepers_take_turns),
