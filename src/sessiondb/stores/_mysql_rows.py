@@ -10,7 +10,7 @@ import msgspec
 from sessiondb.core.change import Change, Create, End, Touch, Update
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.policy import Caps
-from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, EndReason, Record
+from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, Record
 from sessiondb.core.token import format_sid
 from sessiondb.stores._mysql_connection import blob, number, text
 
@@ -96,8 +96,7 @@ class Statements:
         if isinstance(change, Create):
             return self.insert(change.record), change.record.rev
         if isinstance(change, End):
-            guard = "" if change.if_rev is None else f" AND rev = {change.if_rev:d}"
-            return self.end(change.sid, change.id, change.reason, change.at, change.purge_at, guard), 0
+            return self.end(change), 0
         if change.only_touches:
             touched = self._touched(change.touch)
             return f"UPDATE {self.sessions} SET {touched} WHERE sid = {sid_sql(change.sid)} AND ended_at IS NULL", 0
@@ -122,12 +121,17 @@ class Statements:
         client = "" if touch.client is None else f", client_last = {text(touch.client)}"
         return f"last_seen_at = GREATEST(last_seen_at, LEAST({touch.at:d}, {NOW})){client}"
 
-    def end(self, sid: str, change_id: bytes, reason: EndReason | str, at: int, purge_at: int, guard: str = "") -> str:
+    def end(self, change: End, guard: str = "") -> str:
         """End a living session: the twin of ``core.change`` for ``End``."""
+        purge_at = change.purge_at
+        check_at = purge_at if change.announce_at is None else min(change.announce_at, purge_at)
+        if change.if_rev is not None:
+            guard += f" AND rev = {change.if_rev:d}"
         return (
-            f"UPDATE {self.sessions} SET rev = LAST_INSERT_ID(rev + 1), last_changes = {_remembered(change_id)}, "
-            f"ended_at = {at:d}, end_reason = {text(str(reason))}, check_at = {purge_at:d}, salt = NULL, data = '{{}}' "
-            f"WHERE sid = {sid_sql(sid)} AND ended_at IS NULL{guard}"
+            f"UPDATE {self.sessions} SET rev = LAST_INSERT_ID(rev + 1), last_changes = {_remembered(change.id)}, "
+            f"ended_at = {change.at:d}, end_reason = {text(str(change.reason))}, check_at = {check_at:d}, "
+            f"purge_at = {purge_at:d}, salt = NULL, data = '{{}}' "
+            f"WHERE sid = {sid_sql(change.sid)} AND ended_at IS NULL{guard}"
         )
 
     def insert(self, record: Record) -> str:

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
   purge_at         BIGINT,
   idle             BIGINT NOT NULL,
   absolute         BIGINT NOT NULL,
-  lifetime         VARCHAR(16) NOT NULL,
+  lifetime         VARCHAR(64) NOT NULL,
   check_at         BIGINT NOT NULL,
   client_first     TEXT NOT NULL,
   client_last      TEXT NOT NULL,

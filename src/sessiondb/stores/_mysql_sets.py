@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sessiondb.core.change import new_change_id
-from sessiondb.core.policy import Caps
+from sessiondb.core.change import End, new_change_id
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import format_sid
 from sessiondb.stores._limit import rivals_of
@@ -71,7 +70,7 @@ async def _push_out(
     if refuses:
         surplus = [record for record in rivals if record.sid == login.sid] if surplus else []
     reason = EndReason.REFUSED if refuses else EndReason.LIMIT
-    statements = _ends(sql, surplus, reason, login.now, login.purge_at)
+    statements = _ends(sql, surplus, reason, login)
     await connection.run([*statements, "COMMIT"])
     ended = [Ended(record.sid, record.user_id, reason.value, login.now) for record in surplus]
     return Admission("limit" if refuses and surplus else None, ended)
@@ -82,15 +81,20 @@ def _too_late(own: Record | None) -> Admission:
     return Admission("limit" if by_limit else "revoked")
 
 
-def _ends(sql: Statements, records: Sequence[Record], reason: EndReason, at: int, purge_at: int) -> list[str]:
+def _ends(sql: Statements, records: Sequence[Record], reason: EndReason, login: Login) -> list[str]:
     ordered = sorted(records, key=lambda record: record.sid)
-    return [sql.end(record.sid, new_change_id(), reason, at, purge_at) for record in ordered]
+    return [sql.end(_end_of(record, reason, login.now, login)) for record in ordered]
+
+
+def _end_of(record: Record, reason: EndReason, at: int, terms: Login | Query | Cutoffs) -> End:
+    purge_at = terms.now + terms.keep_ended if isinstance(terms, Cutoffs) else terms.purge_at
+    return End(record.sid, new_change_id(), reason, at, purge_at, None, terms.announce_at)
 
 
 async def _end(
     sql: Statements, connection: Connection, records: Sequence[Record], reason: EndReason, login: Login
 ) -> list[Ended]:
-    answers = await connection.transaction(_ends(sql, records, reason, login.now, login.purge_at))
+    answers = await connection.transaction(_ends(sql, records, reason, login))
     return [
         Ended(record.sid, record.user_id, reason.value, login.now)
         for record, answer in zip(records, answers, strict=True)
@@ -144,9 +148,9 @@ async def end_where(
             part = living[start : start + CHUNK]
             over = {record.sid for record in part if query.caps.deadline(record) <= query.now and passes_left > 1}
             endings = [
-                _expiry(sql, record, query.caps, query.purge_at)
+                _expiry(sql, record, query)
                 if record.sid in over
-                else sql.end(record.sid, new_change_id(), reason, query.now, query.purge_at)
+                else sql.end(_end_of(record, reason, query.now, query))
                 for record in part
             ]
             for record, answer in zip(part, await connection.transaction(endings), strict=True):
@@ -159,11 +163,11 @@ async def end_where(
         # Somebody was there after the reading. Still so at the last look, they are ended for the reason that was given.
 
 
-def _expiry(sql: Statements, record: Record, caps: Caps, purge_at: int) -> str:
+def _expiry(sql: Statements, record: Record, terms: Query | Cutoffs) -> str:
     """End ``record`` as expired, unless it was seen or written since: signing in gives it another life."""
     guard = f" AND last_seen_at = {record.last_seen_at:d} AND rev = {record.rev:d}"
-    reason = caps.expiry_reason(record)
-    return sql.end(record.sid, new_change_id(), reason, caps.deadline(record), purge_at, guard)
+    reason = terms.caps.expiry_reason(record)
+    return sql.end(_end_of(record, reason, terms.caps.deadline(record), terms), guard)
 
 
 async def sweep(sql: Statements, connection: Connection, cutoffs: Cutoffs, limit: int, ended: list[Ended]) -> Swept:
@@ -174,14 +178,13 @@ async def sweep(sql: Statements, connection: Connection, cutoffs: Cutoffs, limit
         [sql.select(f"check_at <= {cutoffs.now:d} ORDER BY check_at LIMIT {limit:d}", data=False)]
     )
     due = sorted(map(to_record, found.rows), key=lambda record: record.sid)
-    purge_at = cutoffs.now + cutoffs.keep_ended
     statements: list[str] = []
     for record in due:
         over_at = cutoffs.caps.deadline(record)
         if record.ended_at is not None:
             statements.append(f"DELETE FROM {sql.sessions} WHERE sid = {sid_sql(record.sid)} AND ended_at IS NOT NULL")
         elif over_at + SWEEP_GRACE <= cutoffs.now:
-            statements.append(_expiry(sql, record, cutoffs.caps, purge_at))
+            statements.append(_expiry(sql, record, cutoffs))
         else:
             statements.append(
                 f"UPDATE {sql.sessions} SET check_at = {over_at + SWEEP_GRACE:d} WHERE sid = {sid_sql(record.sid)} "

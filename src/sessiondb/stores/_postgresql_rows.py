@@ -122,10 +122,11 @@ class Statements:
             f"SELECT {names} FROM json_populate_recordset(NULL::{self.events}, ${number}::json)"
         )
 
-    def end(self, *, ended_at: str, reason: str, purge_at: str) -> str:
+    def end(self, *, ended_at: str, reason: str, purge_at: str, announce_at: str) -> str:
         """The assignments that end a session ``s``: the twin of ``core.change`` for ``End``."""
         return (
-            f"ended_at = {ended_at}, end_reason = {reason}, check_at = {purge_at}, rev = s.rev + 1, salt = NULL, "
+            f"ended_at = {ended_at}, end_reason = {reason}, check_at = least({announce_at}, {purge_at}), "
+            f"purge_at = {purge_at}, rev = s.rev + 1, salt = NULL, "
             f"data = '{{{{}}}}', last_changes = substring({_RANDOM_ID} || s.last_changes FROM 1 FOR {_REMEMBERED})"
         )
 
@@ -137,7 +138,8 @@ given AS MATERIALIZED (
   SELECT * FROM json_to_recordset(${{number}}::json) AS given(
     sid uuid, id bytea, touches boolean, put jsonb, remove text[], seen_at bigint, client json, if_rev bigint,
     if_secret bytea, secret_hash bytea, salt bytea, rotated_at bigint, confirmed_at bigint, authenticated_at bigint,
-    auth json, idle bigint, absolute bigint, lifetime text, ended_at bigint, end_reason text, purge_at bigint)
+    auth json, idle bigint, absolute bigint, lifetime text, ended_at bigint, end_reason text, purge_at bigint,
+    announce_at bigint)
 ), locked AS MATERIALIZED (
   SELECT sid FROM {{sessions}} WHERE sid = ANY (ARRAY(SELECT sid FROM given)) ORDER BY sid FOR NO KEY UPDATE
 ), updated AS (
@@ -166,12 +168,13 @@ given AS MATERIALIZED (
     absolute = coalesce(g.absolute, s.absolute),
     lifetime = coalesce(g.lifetime, s.lifetime),
     check_at = CASE
-      WHEN g.ended_at IS NOT NULL THEN g.purge_at
+      WHEN g.ended_at IS NOT NULL THEN least(g.announce_at, g.purge_at)
       WHEN g.idle IS NULL THEN s.check_at
       ELSE least(s.check_at, s.created_at + g.absolute,
                  greatest(s.last_seen_at, least(coalesce(g.seen_at, 0), {NOW})) + g.idle) END,
     ended_at = g.ended_at,
-    end_reason = g.end_reason
+    end_reason = g.end_reason,
+    purge_at = g.purge_at
   FROM given AS g JOIN locked USING (sid)
   WHERE s.sid = g.sid AND s.ended_at IS NULL
     AND (g.if_rev IS NULL OR s.rev = g.if_rev)
@@ -200,6 +203,7 @@ def _end_row(change: End) -> dict[str, Any]:
         "ended_at": change.at,
         "end_reason": str(change.reason),
         "purge_at": change.purge_at,
+        "announce_at": change.announce_at,
     }
 
 

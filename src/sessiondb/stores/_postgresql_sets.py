@@ -82,8 +82,9 @@ async def _end_surplus(
         login.now,
         str(reason),
         login.purge_at,
+        login.announce_at,
     ]
-    ending = sql.end(ended_at="$5::bigint", reason="$6::text", purge_at="$7::bigint")
+    ending = sql.end(ended_at="$5::bigint", reason="$6::text", purge_at="$7::bigint", announce_at="$8::bigint")
     statement = (
         f"WITH locked AS MATERIALIZED ("
         f"SELECT sid FROM {sql.sessions} WHERE sid = ANY($1::uuid[]) AND ended_at IS NULL "
@@ -139,7 +140,7 @@ async def end_where(sql: Statements, connection: Any, query: Query, reason: EndR
             query.user_id,
             query.not_before,
         )
-    values: list[object] = [query.now, str(reason), query.purge_at]
+    values: list[object] = [query.now, str(reason), query.purge_at, query.announce_at]
     conditions = _conditions(query, values)
     if query.keep is not None:
         values.append(query.keep)
@@ -148,6 +149,7 @@ async def end_where(sql: Statements, connection: Any, query: Query, reason: EndR
         ended_at=f"least($1::bigint, {deadline('s.')})",
         reason=f"CASE WHEN {deadline('s.')} <= $1::bigint THEN {expiry_reason('s.')} ELSE $2::text END",
         purge_at="$3::bigint",
+        announce_at="$4::bigint",
     )
     statement = with_caps(
         f"WITH locked AS MATERIALIZED (SELECT sid FROM {sql.sessions} "
@@ -165,8 +167,8 @@ async def sweep(sql: Statements, connection: Any, cutoffs: Cutoffs, limit: int) 
     """See ``Store.sweep``."""
     if not await _take_turn(sql, connection, cutoffs):
         return Swept()
-    values: list[object] = [cutoffs.now, limit, cutoffs.now + cutoffs.keep_ended]
-    ending = sql.end(ended_at="due.deadline", reason="due.reason", purge_at="$3::bigint")
+    values: list[object] = [cutoffs.now, limit, cutoffs.now + cutoffs.keep_ended, cutoffs.announce_at]
+    ending = sql.end(ended_at="due.deadline", reason="due.reason", purge_at="$3::bigint", announce_at="$4::bigint")
     statement = with_caps(
         f"WITH due AS MATERIALIZED (SELECT sid, ended_at, {deadline()} AS deadline, {expiry_reason()} AS reason "
         f"FROM {sql.sessions} WHERE check_at <= $1::bigint ORDER BY check_at LIMIT $2::bigint "

@@ -24,7 +24,7 @@ def admit(rows: Rows, connection: sqlite3.Connection, login: Login) -> Admission
         return Admission("limit" if by_limit else "revoked")
     row = connection.execute(f"SELECT not_before FROM {rows.users} WHERE user_id = ?", (login.user_id,)).fetchone()
     if row is not None and row[0] > login.began_at:
-        return Admission("revoked", [_end(rows, connection, own, EndReason.REFUSED, login.now, login.purge_at)])
+        return Admission("revoked", [_end(rows, connection, own, EndReason.REFUSED, login.now, login)])
     if login.per_user is None:
         return Admission()
     # A session that has idled out must not push a living one out, so the real deadlines count.
@@ -33,11 +33,11 @@ def admit(rows: Rows, connection: sqlite3.Connection, login: Login) -> Admission
     if login.on_limit == "refuse":
         if len(rivals) <= login.per_user:
             return Admission()
-        return Admission("limit", [_end(rows, connection, own, EndReason.REFUSED, login.now, login.purge_at)])
+        return Admission("limit", [_end(rows, connection, own, EndReason.REFUSED, login.now, login)])
     # The one that asks counts as the newest: sids of one millisecond are in no order.
     rivals.sort(key=lambda record: (record.sid == login.sid, record.sid))
     surplus = rivals[: -login.per_user]
-    ended = [_end(rows, connection, record, EndReason.LIMIT, login.now, login.purge_at) for record in surplus]
+    ended = [_end(rows, connection, record, EndReason.LIMIT, login.now, login) for record in surplus]
     return Admission(None, ended)
 
 
@@ -94,18 +94,25 @@ def end_where(rows: Rows, connection: sqlite3.Connection, query: Query, reason: 
                 continue
             deadline = query.caps.deadline(record)
             if deadline <= query.now:
-                _end(rows, connection, record, query.caps.expiry_reason(record), deadline, query.purge_at)
+                _end(rows, connection, record, query.caps.expiry_reason(record), deadline, query)
             else:
-                ended.append(_end(rows, connection, record, reason, query.now, query.purge_at))
+                ended.append(_end(rows, connection, record, reason, query.now, query))
         if len(chunk) < CHUNK:
             return ended
         before = chunk[-1].sid
 
 
 def _end(
-    rows: Rows, connection: sqlite3.Connection, record: Record, reason: EndReason, at: int, purge_at: int
+    rows: Rows,
+    connection: sqlite3.Connection,
+    record: Record,
+    reason: EndReason,
+    at: int,
+    terms: Login | Query | Cutoffs,
 ) -> Ended:
-    written, outcome = apply(record, End(record.sid, new_change_id(), reason, at, purge_at), at)
+    purge_at = terms.now + terms.keep_ended if isinstance(terms, Cutoffs) else terms.purge_at
+    change = End(record.sid, new_change_id(), reason, at, purge_at, None, terms.announce_at)
+    written, outcome = apply(record, change, at)
     if written is None or not isinstance(outcome, Applied):
         raise RuntimeError("a session that had not been ended could not be ended")
     rows.write_all(connection, written)
@@ -127,7 +134,7 @@ def sweep(rows: Rows, connection: sqlite3.Connection, cutoffs: Cutoffs, limit: i
             tombstones.append((record.sid,))
         elif deadline + SWEEP_GRACE <= cutoffs.now:
             reason = cutoffs.caps.expiry_reason(record)
-            ended.append(_end(rows, connection, record, reason, deadline, cutoffs.now + cutoffs.keep_ended))
+            ended.append(_end(rows, connection, record, reason, deadline, cutoffs))
         else:
             later.append((deadline + SWEEP_GRACE, record.sid))
     connection.executemany(f"DELETE FROM {rows.sessions} WHERE sid = ?", tombstones)
