@@ -12,7 +12,7 @@ DB := sqlite
 DATABASES := sqlite $(patsubst requirements/demo-%.txt,%,$(wildcard requirements/demo-*.txt))
 $(if $(filter $(DB),$(DATABASES)),,$(error DB is '$(DB)'; use one of: $(DATABASES)))
 
-.PHONY: demo test bench bench-databases lint types unit clean
+.PHONY: demo test bench bench-databases docs lint types unit clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo-$(DB)
@@ -36,6 +36,9 @@ bench: $(VENV)/.bench
 
 bench-databases: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.databases $(BENCH)
+
+docs: $(VENV)/.test
+	$(BIN)/python tests/security/page.py
 
 clean:
 	rm -rf $(VENV) .venv-mongodb .venv-mongodb.lock .demo .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.*

@@ -17,6 +17,20 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--security", metavar="ID", help="run only the tests that prove this check of docs/security.md")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of the check that was asked for."""
+    wanted = config.getoption("--security")
+    if wanted is None:
+        return
+    kept = [item for item in items if any(wanted in mark.args for mark in item.iter_markers("security"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
 def pytest_configure() -> None:
     """Told to end (by a time limit, say), the tests still stop the servers that they have started."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
