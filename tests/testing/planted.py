@@ -7,6 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planted_ends import (
+    AnnouncesForEver,
+    AnnouncesNothing,
+    AnnouncesOnlyItsOwn,
+    AnnouncesTwice,
+    EndsEverybody,
+    ForgetsLinks,
+    OneCapForAll,
+)
 from planted_times import (
     AdoptsUnknown,
     AnswersFirst,
@@ -110,6 +119,11 @@ PLANTED = [
     Planted(7, SweepWithoutGrace, "the_sweeper_waits_thirty_seconds"),
     Planted(7, SweepReportsTwice, "an_end_is_reported_once"),
     Planted(7, SweepWithoutTurn, "sweepers_take_turns"),
+    Planted(7, OneCapForAll, "a_named_policy_has_caps_of_its_own"),
+    Planted(7, AnnouncesNothing, "an_end_comes_up_until_it_is_announced"),
+    Planted(7, AnnouncesOnlyItsOwn, "every_verb_that_ends_announces"),
+    Planted(7, AnnouncesForEver, "an_end_comes_up_until_it_is_announced"),
+    Planted(7, AnnouncesTwice, "an_unannounced_end_is_taken_by_one"),
     Planted(7, ListsTheDead, "lists_use_the_one_deadline"),
     Planted(8, TouchBumpsRev, "a_touch_costs_no_guarded_writer_a_retry"),
     Planted(8, OldRevision, "an_answer_is_the_next_guard"),
@@ -119,6 +133,8 @@ PLANTED = [
     Planted(9, FindsEverybody, "users_are_matched_byte_by_byte"),
     Planted(9, FoldsCase, "ending_one_user_spares_all_others"),
     Planted(9, RevokeStopsAtLimit, "ending_all_reports_each_living_session"),
+    Planted(9, ForgetsLinks, "sessions_are_found_by_their_links"),
+    Planted(9, EndsEverybody, "sessions_are_ended_by_their_links"),
     Planted(9, LosesPages, "lists_are_paged_newest_first"),
     Planted(9, LosesEvents, "events_come_back_as_they_were"),
     Planted(9, FindsAllEvents, "events_are_found_by_what_they_are_about"),
