@@ -91,8 +91,8 @@ class Table:
                 due[sid] = record
         return list(due.values())
 
-    def check_later(self, record: Record, check_at: int) -> None:
-        """Look at ``record`` again at ``check_at``."""
+    def move_check(self, record: Record, check_at: int) -> None:
+        """Look at ``record`` next at ``check_at``."""
         self.put(msgspec.structs.replace(record, check_at=check_at))
 
     def _look_at(self, record: Record) -> None:

@@ -225,6 +225,27 @@ class Store(Protocol):
         """The ends of ``sids`` have been announced: look at their tombstones next at ``purge_at``."""
         ...
 
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """One step of a walk over all sessions, after a lifetime was lowered: look at ``limit`` of them.
+
+        A living one is to be looked at no later than ``SWEEP_GRACE`` after the deadline that ``caps`` gives it; its
+        ``check_at`` is lowered to that, never raised, and nothing else of it changes. ``after`` is what the step before
+        has returned, from whatever process (``None``: begin): a sid, or whatever the store walks by. ``None`` is
+        returned at the end. Who exists throughout a walk is looked at; who is made or moved meanwhile may be missed.
+        """
+        ...
+
+    async def recall(self, name: str) -> str | None:
+        """What ``remember`` has kept under ``name``, or ``None``."""
+        ...
+
+    async def remember(self, name: str, text: str) -> None:
+        """Keep ``text`` (at most 16,000 characters) under ``name``, for all who share this database; the last one wins.
+
+        ``name`` is of lower-case letters and ``_``, 32 at most. For what few ask and seldom change.
+        """
+        ...
+
     async def append(self, events: Sequence[Event]) -> None:
         """Write events."""
         ...

@@ -20,6 +20,7 @@ from typing import TypeVar
 from sessiondb.core.change import Change
 from sessiondb.core.errors import ConfigurationError, SessionDBError, StoreUnavailable, WriteOutcome, raise_own
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores._queues import LoadBatch, Loads, WriteBatch, Writes
@@ -183,6 +184,18 @@ class CoalescingStore:
     async def announced(self, sids: Sequence[Sid]) -> None:
         """As the inner store."""
         await self._within(1, "unknown", self._store.announced(sids))
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """As the inner store."""
+        return await self._within(SLOW, "unknown", self._store.lower_checks(caps, after, limit))
+
+    async def recall(self, name: str) -> str | None:
+        """As the inner store."""
+        return await self._within(1, "not_applied", self._store.recall(name))
+
+    async def remember(self, name: str, text: str) -> None:
+        """As the inner store."""
+        await self._within(1, "unknown", self._store.remember(name, text))
 
     async def append(self, events: Sequence[Event]) -> None:
         """As the inner store."""

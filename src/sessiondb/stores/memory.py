@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from sessiondb.core.change import Applied, Change, Create, End, Update, apply, new_change_id
 from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreUnavailable
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores._table import Table
@@ -63,6 +65,8 @@ class MemoryStore:
         self._events: deque[tuple[int, Event]] = deque(maxlen=MAX_EVENTS)
         self._last_event = 0
         self._turn: tuple[str, int] | None = None
+        self._walked: list[Sid] = []
+        self._notes: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"MemoryStore(max_sessions={self._max_sessions})"
@@ -165,7 +169,36 @@ class MemoryStore:
             for sid in sids:
                 record = self._table.records.get(sid)
                 if record is not None and record.purge_at is not None and record.check_at < record.purge_at:
-                    self._table.check_later(record, record.purge_at)
+                    self._table.move_check(record, record.purge_at)
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """See ``Store.lower_checks``; by sid, over those that there were when the walk began."""
+        self._check_open()
+        with self._lock:
+            if after is None or not self._walked:
+                self._walked = sorted(self._table.records)
+            start = 0 if after is None else bisect_right(self._walked, after)
+            part = self._walked[start : start + limit]
+            for sid in part:
+                record = self._table.records.get(sid)
+                if record is not None and record.ended_at is None:
+                    latest = caps.deadline(record) + SWEEP_GRACE
+                    if record.check_at > latest:
+                        self._table.move_check(record, latest)
+            if start + limit < len(self._walked):
+                return part[-1]
+            self._walked = []
+            return None
+
+    async def recall(self, name: str) -> str | None:
+        """See ``Store.recall``."""
+        self._check_open()
+        return self._notes.get(name)
+
+    async def remember(self, name: str, text: str) -> None:
+        """See ``Store.remember``."""
+        self._check_open()
+        self._notes[name] = text
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
@@ -221,7 +254,7 @@ class MemoryStore:
     def _claim(self, record: Record, cutoffs: Cutoffs) -> Ended | None:
         """An end that nobody has announced yet, if it is ours to announce now."""
         again_at, purge_at = cutoffs.announce_at, record.purge_at or 0
-        self._table.check_later(record, purge_at if again_at is None else min(again_at, purge_at))
+        self._table.move_check(record, purge_at if again_at is None else min(again_at, purge_at))
         if again_at is None or record.ended_at is None:
             return None
         return Ended(record.sid, record.user_id, record.end_reason or "", record.ended_at)
@@ -289,7 +322,7 @@ class MemoryStore:
         if deadline + SWEEP_GRACE <= cutoffs.now:
             reason = cutoffs.caps.expiry_reason(record)
             return self._end(record, reason, deadline, cutoffs)
-        self._table.check_later(record, deadline + SWEEP_GRACE)
+        self._table.move_check(record, deadline + SWEEP_GRACE)
         return None
 
     def _append(self, events: Iterable[Event]) -> None:

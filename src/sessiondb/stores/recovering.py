@@ -14,6 +14,7 @@ from typing import Literal
 from sessiondb.core.change import Applied, Change, Confirm, Conflict, Create, End, Gone, Outcome, Rotate, Update
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import (
@@ -156,6 +157,18 @@ class RecoveringStore:
     async def announced(self, sids: Sequence[Sid]) -> None:
         """As the inner store."""
         await self._store.announced(sids)
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """As the inner store."""
+        return await self._store.lower_checks(caps, after, limit)
+
+    async def recall(self, name: str) -> str | None:
+        """As the inner store."""
+        return await self._store.recall(name)
+
+    async def remember(self, name: str, text: str) -> None:
+        """As the inner store."""
+        await self._store.remember(name, text)
 
     async def append(self, events: Sequence[Event]) -> None:
         """As the inner store."""

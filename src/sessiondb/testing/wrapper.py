@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from sessiondb.core.change import Change
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import (
@@ -87,6 +88,18 @@ class StoreWrapper:
     async def announced(self, sids: Sequence[Sid]) -> None:
         """See ``Store.announced``."""
         await self.around("announced", lambda: self.store.announced(sids))
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """See ``Store.lower_checks``."""
+        return await self.around("lower_checks", lambda: self.store.lower_checks(caps, after, limit))
+
+    async def recall(self, name: str) -> str | None:
+        """See ``Store.recall``."""
+        return await self.around("recall", lambda: self.store.recall(name))
+
+    async def remember(self, name: str, text: str) -> None:
+        """See ``Store.remember``."""
+        await self.around("remember", lambda: self.store.remember(name, text))
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
