@@ -119,7 +119,7 @@ def _note_listed(store: RedisStore, listings: Sequence[tuple[Sid, Keyed]], repli
 def _sooner(keys: Keys, change: End) -> Keyed:
     # A lower bound, as all of them: the sweeper looks, and finds out.
     due = keys.due(change.sid)
-    return due, ("ZADD", due, "LT", change.purge_at, change.sid)
+    return due, ("ZADD", due, "LT", rows.next_look(change), change.sid)
 
 
 def _failed(listings: Sequence[tuple[Sid, Keyed]], replies: Sequence[Any]) -> dict[Sid, Exception]:

@@ -9,8 +9,10 @@ import msgspec
 from sessiondb.core.change import Create, End, Update
 from sessiondb.core.codec import join
 from sessiondb.core.events import Event, EventType
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
+from sessiondb.stores.base import Login, Query
 
 _COLUMNS = Record.__struct_fields__
 _TEXTS = frozenset({"sid", "user_id", "lifetime", "end_reason"})
@@ -104,10 +106,28 @@ def update_arguments(change: Update) -> list[bytes | str | int]:
     return arguments
 
 
+def next_look(terms: End | Login | Query) -> int:
+    """When a sweeper looks at the tombstone: to announce the end, or to purge it."""
+    return terms.purge_at if terms.announce_at is None else min(terms.announce_at, terms.purge_at)
+
+
 def end_arguments(change: End) -> list[bytes | str | int]:
     """The arguments of ``END``."""
     if_rev = "" if change.if_rev is None else change.if_rev
-    return [change.id, if_rev, change.at, str(change.reason), change.purge_at]
+    return [change.id, if_rev, change.at, str(change.reason), change.purge_at, next_look(change)]
+
+
+def cap_arguments(caps: Caps) -> list[str | int]:
+    """The caps among the arguments of ``END``."""
+    arguments: list[str | int] = [caps.normal.idle, caps.normal.absolute]
+    for name, cap in caps.named.items():
+        arguments += (name, cap.idle, cap.absolute)
+    return arguments
+
+
+def purged_at(tombstone: Record) -> int:
+    """When it goes. Those of older versions have only one time."""
+    return tombstone.check_at if tombstone.purge_at is None else tombstone.purge_at
 
 
 def event_fields(event: Event) -> list[bytes | str | int]:

@@ -126,9 +126,10 @@ return {2, rev, check_at, redis.call('HGET', key, 'user_id') or '', listed}
 """.replace("REMEMBERED", str(REMEMBERED))
 )
 
-# ARGV: id, if_rev, ended_at, reason, purge_at; or with them a user (empty: any) and the caps of the policy (idle and
-# absolute, of normal and of remembered sessions): who is over already is then ended as expired, at that time, and
-# without a reason nobody else is. This is the twin of Caps.deadline. Applied also tells check_at, user, reason, time.
+# ARGV: id, if_rev, ended_at, reason, purge_at, check_at; or with them a user (empty: any) and the caps of the policies
+# (idle and absolute of the normal one, then the name, idle and absolute of each other): who is over already is then
+# ended as expired, at that time, and without a reason nobody else is. This is the twin of Caps.deadline. Applied also
+# tells check_at, user, reason, time.
 END = _script(
     _COMMON
     + """
@@ -142,9 +143,12 @@ end
 if ARGV[2] ~= '' and ARGV[2] ~= held[1] then return {1, redis.call('HGETALL', key)} end
 local ended_at, reason = ARGV[3], ARGV[4]
 local function number(value) return tonumber(value) or 0 end  -- damaged by somebody: over long since
-if ARGV[7] then
-  if ARGV[6] ~= '' and ARGV[6] ~= held[5] then return {0, ''} end
-  local at = held[6] == 'remembered' and 9 or 7
+if ARGV[8] then
+  if ARGV[7] ~= '' and ARGV[7] ~= held[5] then return {0, ''} end
+  local at = 8
+  for other = 10, #ARGV, 3 do
+    if ARGV[other] == held[6] then at = other + 1 end
+  end
   local idle_end = number(held[8]) + math.min(number(held[9]), tonumber(ARGV[at]))
   local hard_end = number(held[7]) + math.min(number(held[10]), tonumber(ARGV[at + 1]))
   local deadline = math.min(idle_end, hard_end)
@@ -161,34 +165,47 @@ for _, field in ipairs(redis.call('HKEYS', key)) do
   if string.sub(field, 1, 2) == 'd:' then drop[#drop + 1] = field end
 end
 all('HDEL', drop, 1)
-redis.call('HSET', key, 'rev', rev, 'ended_at', ended_at, 'end_reason', reason, 'check_at', ARGV[5],
-  'last_changes', string.sub(ARGV[1] .. held[4], 1, REMEMBERED))
+redis.call('HSET', key, 'rev', rev, 'ended_at', ended_at, 'end_reason', reason, 'check_at', ARGV[6],
+  'purge_at', ARGV[5], 'last_changes', string.sub(ARGV[1] .. held[4], 1, REMEMBERED))
 expire(tonumber(ARGV[5]))
-return {2, rev, ARGV[5], held[5] or '', reason, ended_at}
+return {2, rev, ARGV[6], held[5] or '', reason, ended_at}
 """.replace("REMEMBERED", str(REMEMBERED))
 )
 
 # Delete a tombstone whose time has come. ARGV: now. Answers its user, or nil if it stays.
 PURGE = _script(
     """
-local held = redis.call('HMGET', KEYS[1], 'ended_at', 'check_at', 'user_id')
-if held[1] and tonumber(held[2]) <= tonumber(ARGV[1]) then
+local held = redis.call('HMGET', KEYS[1], 'ended_at', 'purge_at', 'check_at', 'user_id')
+if held[1] and tonumber(held[2] or held[3]) <= tonumber(ARGV[1]) then
   redis.call('DEL', KEYS[1])
-  return held[3] or ''
+  return held[4] or ''
 end
 return false
 """
 )
 
-# Look at a living session later. ARGV: the new check_at. Never later than an update has asked for meanwhile.
+# Look at a session later. ARGV: the check_at that was read, the new one, and whether it has ended (1 or 0). Never later
+# than somebody has asked for meanwhile; and of several who read the same only one is answered 1.
 LATER = _script(
     """
 local held = redis.call('HMGET', KEYS[1], 'rev', 'ended_at', 'check_at')
-if held[1] and not held[2] and held[3] == ARGV[1] then
+if held[1] and held[3] == ARGV[1] and (held[2] and '1' or '0') == ARGV[3] then
   redis.call('HSET', KEYS[1], 'check_at', ARGV[2])
   return 1
 end
 return 0
+"""
+)
+
+# The end of a session has been announced: look at its tombstone when it is to be purged. Answers that time, or nil.
+ANNOUNCED = _script(
+    """
+local held = redis.call('HMGET', KEYS[1], 'ended_at', 'purge_at', 'check_at')
+if held[1] and held[2] and tonumber(held[3]) < tonumber(held[2]) then
+  redis.call('HSET', KEYS[1], 'check_at', held[2])
+  return held[2]
+end
+return false
 """
 )
 
@@ -228,12 +245,15 @@ return 1
 """
 )
 
-# The newest not_before stays. KEYS: the user's, and lists of the user's sessions or none. ARGV: microseconds, and
-# milliseconds to keep it. Answers all who are listed: another command could be done before this script is known.
+# The latest not_before stays. KEYS: the user's, and lists of the user's sessions or none. ARGV: microseconds,
+# milliseconds to keep it, and 1 for the earliest to stay. Answers all who are listed: another command could be done before this script is known.
 FORBID = _script(
     """
 local held = redis.call('GET', KEYS[1])
-if not held or tonumber(held) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+local later = held and tonumber(held) - tonumber(ARGV[1])
+if not later or (ARGV[3] == '1' and later > 0) or (ARGV[3] == '0' and later < 0) then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
 local found = {}
 for at = 2, #KEYS do
   for _, sid in ipairs(redis.call('ZRANGE', KEYS[at], 0, -1)) do found[#found + 1] = sid end
@@ -242,4 +262,4 @@ return found
 """
 )
 
-ALL = {script.sha.encode(): script for script in (CREATE, UPDATE, END, PURGE, LATER, LIMIT, TURN, FORBID)}
+ALL = {script.sha.encode(): script for script in (CREATE, UPDATE, END, PURGE, LATER, ANNOUNCED, LIMIT, TURN, FORBID)}

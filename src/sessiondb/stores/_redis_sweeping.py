@@ -2,66 +2,73 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
+from sessiondb.core.errors import StoreError
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._redis_nodes import Keyed, call
-from sessiondb.stores._redis_users import end_all, glance, list_as_ended
-from sessiondb.stores.base import SWEEP_GRACE, Cutoffs, Swept
+from sessiondb.stores._redis_users import Ending, end_all, glance, list_as_ended
+from sessiondb.stores.base import SWEEP_GRACE, Cutoffs, Ended, Swept
 
 if TYPE_CHECKING:
     from sessiondb.stores.redis import RedisStore
 
+log = logging.getLogger("sessiondb")
+
+_NEVER = -1
+
 
 async def sweep(store: RedisStore, cutoffs: Cutoffs, limit: int) -> Swept:
-    """See ``Store.sweep``."""
-    commands: list[Keyed] = [
-        (key, ("ZRANGEBYSCORE", key, "-inf", cutoffs.now, "WITHSCORES", "LIMIT", 0, limit))
-        for key in store.keys.due_lists
-    ]
+    """See ``Store.sweep``. What it ends comes last, so that no error in between hides whom it has ended."""
     if cutoffs.worker is not None:
         until = cutoffs.now + cutoffs.turn
         [mine] = await store.run([call(scripts.TURN, [store.keys.turn], cutoffs.worker, cutoffs.now, until)])
         if not mine:
             return Swept()
+    sids = await _due(store, cutoffs.now, limit)
+    expired: list[Record] = []
+    purges: list[Sid] = []
+    moves: list[_Move] = []
+    times: dict[Sid, int] = {}
+    for sid, record in zip(sids, await glance(store, sids), strict=True):
+        if record is None:
+            times[sid] = _NEVER
+        elif record.ended_at is not None:
+            purge_at = rows.purged_at(record)
+            if record.check_at > cutoffs.now:
+                times[sid] = record.check_at
+            elif purge_at <= cutoffs.now:
+                purges.append(sid)
+            else:
+                again_at = purge_at if cutoffs.announce_at is None else min(cutoffs.announce_at, purge_at)
+                moves.append(_Move(record, again_at))
+        elif (deadline := cutoffs.caps.deadline(record)) + SWEEP_GRACE <= cutoffs.now:
+            expired.append(record)
+        else:
+            moves.append(_Move(record, deadline + SWEEP_GRACE))
+    purged = await _purge(store, purges, cutoffs.now)
+    claimed = [move.record for move in await _move(store, moves, times) if move.record.ended_at is not None]
+    ended = await _end(store, expired, cutoffs)
+    unannounced = [_report(record) for record in claimed] if cutoffs.announce_at is not None else []
+    return Swept(ended, purged, len(sids) == limit, unannounced)
+
+
+async def _due(store: RedisStore, now: int, limit: int) -> list[Sid]:
+    commands: list[Keyed] = [
+        (key, ("ZRANGEBYSCORE", key, "-inf", now, "WITHSCORES", "LIMIT", 0, limit)) for key in store.keys.due_lists
+    ]
     due: list[tuple[float, Sid]] = []
     for flat in await store.run(commands):
         pairs = iter(flat)
         due += ((float(score), Sid(member.decode())) for member, score in zip(pairs, pairs, strict=True))
-    sids = [sid for _, sid in sorted(due)[:limit]]
-    records = await glance(store, sids)
-    expired: list[Record] = []
-    purges: list[Sid] = []
-    later: list[tuple[Record, int]] = []
-    unlisted = [sid for sid, record in zip(sids, records, strict=True) if record is None]
-    tombstones: list[Record] = []
-    for record in records:
-        if record is None:
-            continue
-        deadline = cutoffs.caps.deadline(record)
-        if record.ended_at is not None:
-            if record.check_at <= cutoffs.now:
-                purges.append(record.sid)
-            else:
-                tombstones.append(record)
-        elif deadline + SWEEP_GRACE <= cutoffs.now:
-            expired.append(record)
-        else:
-            later.append((record, deadline + SWEEP_GRACE))
-    purge_at = cutoffs.now + cutoffs.keep_ended
-    # The script judges again: what was touched meanwhile lives on.
-    over = [record.sid for record in expired]
-    ended = await end_all(store, over, "", cutoffs.now - SWEEP_GRACE, purge_at, cutoffs.caps)
-    purged = await _purge(store, purges, cutoffs.now)
-    times = {one.sid: purge_at for one in ended} | {record.sid: record.check_at for record in tombstones}
-    await _reschedule(store, unlisted, later, times)
-    await list_as_ended(store, [replace(record, check_at=purge_at) for record in expired if record.sid in times])
-    return Swept(ended, purged, len(sids) == limit)
+    return [sid for _, sid in sorted(due)[:limit]]
 
 
 async def _purge(store: RedisStore, sids: Sequence[Sid], now: int) -> int:
@@ -76,22 +83,79 @@ async def _purge(store: RedisStore, sids: Sequence[Sid], now: int) -> int:
         if user:
             lists += (store.keys.user(user.decode()), store.keys.ended(user.decode()))
         commands += [(key, ("ZREM", key, sid)) for key in lists]
-    await store.run(commands)
+    await store.run(commands, "unknown")
     return purged
 
 
-async def _reschedule(
-    store: RedisStore, unlisted: Sequence[Sid], later: Sequence[tuple[Record, int]], times: dict[Sid, int]
-) -> None:
-    commands: list[Keyed] = [(due := store.keys.due(sid), ("ZREM", due, sid)) for sid in unlisted]
-    moved = await store.run(
-        [call(scripts.LATER, [store.keys.session(record.sid)], record.check_at, check_at) for record, check_at in later]
-    )
-    times = times | {record.sid: check_at for (record, check_at), done in zip(later, moved, strict=True) if done}
-    commands += [(due := store.keys.due(sid), ("ZADD", due, at, sid)) for sid, at in times.items()]
+class _Move(NamedTuple):
+    """A session as it was read, and when to look at it next."""
+
+    record: Record
+    at: int
+
+
+async def _move(store: RedisStore, moves: Sequence[_Move], times: dict[Sid, int]) -> list[_Move]:
+    """Those of ``moves`` that this call has made: nobody has asked for another look meanwhile.
+
+    ``times`` are written as they are. The lists come first. If they came after the session, they could undo the
+    earlier look that an end asks for which comes between.
+    """
+    commands = [_relisted(store, sid, at) for sid, at in times.items()]
+    commands += [_relisted(store, record.sid, at) for record, at in moves]
     # Every living session comes by here in its life, so a user's list that was lost heals.
-    commands += [one for record, _ in later for one in _listings(store, record)]
-    await store.run(commands)
+    commands += [one for record, _ in moves if record.ended_at is None for one in _listings(store, record)]
+    await store.run(commands, "unknown")
+    calls = [
+        call(scripts.LATER, [store.keys.session(record.sid)], record.check_at, at, 0 if record.ended_at is None else 1)
+        for record, at in moves
+    ]
+    answers = await store.run(calls, "unknown")
+    others = [move.record for move, is_ours in zip(moves, answers, strict=True) if not is_ours]
+    again = [(due := store.keys.due(record.sid), ("ZADD", due, "LT", record.check_at, record.sid)) for record in others]
+    await store.run(again, "unknown")
+    return [move for move, is_ours in zip(moves, answers, strict=True) if is_ours]
+
+
+def _relisted(store: RedisStore, sid: Sid, at: int) -> Keyed:
+    due = store.keys.due(sid)
+    return due, ("ZREM", due, sid) if at == _NEVER else ("ZADD", due, at, sid)
+
+
+async def _end(store: RedisStore, expired: Sequence[Record], cutoffs: Cutoffs) -> list[Ended]:
+    """End those who are over, and say whom. What goes wrong is told only if nobody was ended: others find the rest."""
+    purge_at = cutoffs.now + cutoffs.keep_ended
+    check_at = purge_at if cutoffs.announce_at is None else min(cutoffs.announce_at, purge_at)
+    # The script judges again: what was touched meanwhile lives on.
+    how = Ending("", cutoffs.now - SWEEP_GRACE, purge_at, check_at, cutoffs.caps)
+    ended, failed = await end_all(store, [record.sid for record in expired], how)
+    if failed is not None and not ended:
+        raise failed
+    done = {one.sid for one in ended}
+    try:
+        await store.run([_relisted(store, sid, check_at) for sid in done], "unknown")
+        await list_as_ended(store, [replace(record, purge_at=purge_at) for record in expired if record.sid in done])
+    except StoreError as error:
+        failed = failed or error
+    if failed is not None:
+        log.warning("redis: a sweep that has ended %d sessions was cut off. %s", len(ended), failed)
+    return ended
+
+
+def _report(record: Record) -> Ended:
+    return Ended(record.sid, record.user_id, record.end_reason or "", record.ended_at or 0)
+
+
+async def announced(store: RedisStore, sids: Sequence[Sid]) -> None:
+    """See ``Store.announced``."""
+    calls = [call(scripts.ANNOUNCED, [store.keys.session(sid)]) for sid in sids]
+    times = await store.run(calls, "unknown")
+    # Only those who are listed: a tombstone may have been purged meanwhile.
+    commands = [
+        (due := store.keys.due(sid), ("ZADD", due, "XX", purge_at, sid))
+        for sid, purge_at in zip(sids, times, strict=True)
+        if purge_at is not None
+    ]
+    await store.run(commands, "unknown")
 
 
 def _listings(store: RedisStore, record: Record) -> list[Keyed]:
@@ -100,7 +164,7 @@ def _listings(store: RedisStore, record: Record) -> list[Keyed]:
         return []
     key, score = store.keys.user(record.user_id), record.created_at + record.absolute
     if record.ended_at is not None:
-        key, score = store.keys.ended(record.user_id), record.check_at
+        key, score = store.keys.ended(record.user_id), rows.purged_at(record)
     return [(key, ("ZADD", key, "GT", score, record.sid))]
 
 

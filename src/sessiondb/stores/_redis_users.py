@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from sessiondb.core.change import new_change_id
+from sessiondb.core.errors import StoreError
 from sessiondb.core.policy import SECOND, Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_scripts as scripts
-from sessiondb.stores._limit import rivals_of
+from sessiondb.stores._limit import not_before_of, rivals_of
 from sessiondb.stores._redis_nodes import Keyed, begins, call
+from sessiondb.stores._steps import undecided
 from sessiondb.stores.base import Admission, Ended, Login, Page, Query
 
 if TYPE_CHECKING:
@@ -71,19 +73,24 @@ async def admit(store: RedisStore, login: Login) -> Admission:
         met = []
     own, listed, not_before = keys.session(login.sid), keys.user(login.user_id), keys.not_before(login.user_id)
     oldest = login.now - scripts.GARBAGE_AFTER_MS * 1000
-    (rev, ended_at, reason), forbidden, members, _, _, *glances = await store.run(
+    others = [keys.not_before(name) for name in login.also]
+    (rev, ended_at, reason), held, members, _, _, *rest = await store.run(
         [
             (own, ("HMGET", own, "rev", "ended_at", "end_reason")),
             (not_before, ("GET", not_before)),
             (listed, ("ZRANGE", listed, 0, -1) if login.per_user is not None else ("ZCARD", listed)),
             *((key, ("ZREMRANGEBYSCORE", key, "-inf", oldest)) for key in (listed, keys.ended(login.user_id))),
+            *((key, ("GET", key)) for key in others),
             *_glances(store, met),
         ]
     )
+    glances = rest[len(others) :]
+    found = (held, *rest[: len(others)])
+    forbidden = not_before_of(login, (int(one) for one in found if one is not None))
     if rev is None or ended_at is not None:
-        return Admission("limit" if reason == b"limit" else "revoked")
-    if forbidden is not None and int(forbidden) > login.began_at:
-        return Admission("revoked", await _end(store, [login.sid], EndReason.REFUSED, login))
+        return Admission("limit") if reason == b"limit" else Admission("revoked", (), forbidden)
+    if forbidden is not None:
+        return Admission("revoked", await _end(store, [login.sid], EndReason.REFUSED, login), forbidden)
     if login.per_user is None or len(members) <= login.per_user:
         return Admission()
     there = rows.sids_of(members)
@@ -106,49 +113,72 @@ async def admit(store: RedisStore, login: Login) -> Admission:
     if not stays:
         return Admission("limit")  # a newer login has pushed this one out
     reason_ = EndReason.REFUSED if refuses else EndReason.LIMIT
-    ended = await _end(store, rows.sids_of(leave), reason_, login)
+    try:
+        ended = await _end(store, rows.sids_of(leave), reason_, login)
+    except StoreError as error:
+        raise undecided(error) from error.__cause__  # the list says already who has to go
     return Admission("limit" if refuses and leave else None, ended)
 
 
 async def _end(store: RedisStore, sids: Iterable[Sid], reason: EndReason, login: Login) -> list[Ended]:
-    return await end_all(store, list(sids), str(reason), login.now, login.purge_at, wait=True)
+    how = Ending(str(reason), login.now, login.purge_at, rows.next_look(login))
+    return _all_done(*await end_all(store, list(sids), how, wait=True))
+
+
+class Ending(NamedTuple):
+    """How sessions end. With ``caps``: those of ``user_id`` (if given) alone, and who is over already as expired then;
+    without a reason nobody else.
+    """
+
+    reason: str
+    at: int
+    purge_at: int
+    check_at: int
+    caps: Caps | None = None
+    user_id: str | None = None
+
+    def arguments(self) -> Iterator[bytes | str | int]:
+        """Those of ``END``, with another id each time."""
+        yield from (new_change_id(), "", self.at, self.reason, self.purge_at, self.check_at)
+        if self.caps is not None:
+            yield self.user_id or ""
+            yield from rows.cap_arguments(self.caps)
 
 
 async def end_all(
-    store: RedisStore,
-    sids: Sequence[Sid],
-    reason: str,
-    at: int,
-    purge_at: int,
-    caps: Caps | None = None,
-    user_id: str | None = None,
-    *,
-    wait: bool = False,
-) -> list[Ended]:
+    store: RedisStore, sids: Sequence[Sid], how: Ending, *, wait: bool = False
+) -> tuple[list[Ended], Exception | None]:
     """End ``sids``; those that were living, each with the reason and time that it was given.
 
-    What one node of a cluster does not do is raised when the others have done theirs.
+    Also the first error: what one node of a cluster does not do, the others have done.
     """
-    limits: tuple[str | int, ...] = ()
-    if caps is not None:
-        limits = (user_id or "", *(v for c in (caps.normal, caps.remembered) for v in (c.idle, c.absolute)))
     ended: list[Ended] = []
-    failed: list[Exception] = []
+    failed: Exception | None = None
+    is_first = True
     for start in range(0, len(sids), CHUNK):
         part = sids[start : start + CHUNK]
-        commands = [
-            call(scripts.END, [store.keys.session(sid)], new_change_id(), "", at, reason, purge_at, *limits)
-            for sid in part
-        ]
-        commands += [(due := store.keys.due(sid), ("ZADD", due, "LT", purge_at, sid)) for sid in part]
-        replies = await store.try_all(commands, "unknown", wait=wait)
-        failed += (reply for reply in replies if isinstance(reply, Exception))
+        commands = [call(scripts.END, [store.keys.session(sid)], *how.arguments()) for sid in part]
+        commands += [(due := store.keys.due(sid), ("ZADD", due, "LT", how.check_at, sid)) for sid in part]
+        try:
+            replies = await store.try_all(commands, "unknown", wait=wait)
+        except StoreError as error:
+            return ended, failed or (error if is_first else undecided(error))
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        if errors and failed is None:
+            failed = store.error(errors[0], "unknown")
+            if not is_first or len(errors) < len(replies):
+                failed = undecided(failed)
+        is_first = False
         for sid, reply in zip(part, replies, strict=False):
             if not isinstance(reply, Exception) and reply[0] == 2 and reply[4]:
                 _, _, _, user, why, when = reply
                 ended.append(Ended(sid, user.decode() or None, why.decode(), int(when)))
-    if failed:
-        raise store.error(failed[0], "unknown")
+    return ended, failed
+
+
+def _all_done(ended: list[Ended], failed: Exception | None) -> list[Ended]:
+    if failed is not None:
+        raise failed
     return ended
 
 
@@ -158,7 +188,7 @@ async def list_as_ended(store: RedisStore, tombstones: Sequence[Record]) -> None
     for record in tombstones:
         if record.user_id is not None:
             ended, listed = store.keys.ended(record.user_id), store.keys.user(record.user_id)
-            commands.append((ended, ("ZADD", ended, record.check_at, record.sid)))
+            commands.append((ended, ("ZADD", ended, rows.purged_at(record), record.sid)))
             commands.append((listed, ("ZREM", listed, record.sid)))
     await store.run(commands)
 
@@ -204,7 +234,9 @@ async def _listed(store: RedisStore, query: Query, *, with_ended: bool) -> list[
 async def _forbid(store: RedisStore, query: Query, user_id: str, not_before: int) -> list[Sid]:
     """Write ``not_before`` and list all of the user's sessions, in one step: no login fits between the two."""
     keys = [store.keys.not_before(user_id), store.keys.user(user_id), store.keys.ended(user_id)]
-    times = not_before, _KEEP_NOT_BEFORE_MS
+    # A lock lasts into the future.
+    keep = _KEEP_NOT_BEFORE_MS + max(0, not_before - query.now) // 1000
+    times = not_before, keep, int(query.lift)
     [members] = await store.try_all([call(scripts.FORBID, keys, *times)], "unknown", wait=True)
     if begins(members, "TRYAGAIN"):
         # The slot moves to another node, and until it has, not all of its keys can be used at once: one by one then.
@@ -223,5 +255,8 @@ async def end_where(store: RedisStore, query: Query, reason: EndReason) -> list[
     else:
         sids = await _listed(store, query, with_ended=True)
     sids = sorted(sid for sid in sids if sid != query.keep)
-    ended = await end_all(store, sids, str(reason), query.now, query.purge_at, query.caps, query.user_id, wait=True)
+    how = Ending(str(reason), query.now, query.purge_at, rows.next_look(query), query.caps, query.user_id)
+    ended, failed = await end_all(store, sids, how, wait=True)
+    if failed is not None:
+        raise failed if query.not_before is None else undecided(failed)
     return [one for one in ended if one.reason == reason]
