@@ -13,7 +13,8 @@ from sessiondb.session import Session, state_of
 from sessiondb.state import StagedLogin, StagedReauthentication
 from sessiondb.web.cookie import Cookie, spellings
 from sessiondb.web.middleware import SCOPE_KEY
-from sessiondb.web.typed import SessionOf, typed_session
+from sessiondb.web.typed import OnInvalid, SessionOf, typed_session
+from sessiondb.web.versions import Migrate
 
 try:
     from fastapi import Depends, HTTPException
@@ -76,12 +77,31 @@ def current_session(cookie: _Setting = None) -> Callable[[HTTPConnection], objec
     return session
 
 
-def session_of(model: type[Model], cookie: str | None = None) -> Callable[[HTTPConnection], object]:
+def session_of(
+    model: type[Model],
+    cookie: str | None = None,
+    *,
+    version: int | None = None,
+    migrate: Migrate | None = None,
+    on_invalid: OnInvalid = "error",
+    name: str | None = None,
+) -> Callable[[HTTPConnection], object]:
     """A dependency that gives a ``SessionOf[model]``: a Pydantic model, msgspec ``Struct`` or dataclass.
 
     ``Cart = Annotated[SessionOf[CartData], Depends(session_of(CartData))]``
+
+    * ``version`` (from 1 on) and ``migrate`` (``None``: the model has never changed): what an older version has stored
+      is given to ``migrate(old_version, raw)``, with 0 for what has no version yet; it returns ``raw`` as ``version``
+      has it. The version is stored in the session under ``_version.<name>``.
+    * ``on_invalid`` (``"error"``): ``"default"`` reads the defaults of the fields in which something is stored that
+      does not fit, and counts ``session_data_defaulted``.
+    * ``name`` (that of the class): what the version is stored under; give it if the class is renamed.
+
+    Raises ``ConfigurationError`` for a class that is no model, a field without a default (the empty session of a new
+    visitor would not fit), and settings that do not go together. ``.data`` raises ``SessionDataError`` if what is
+    stored does not fit: HTTP 500, unless the app has an exception handler for it.
     """
-    typed = typed_session(model)
+    typed = typed_session(model, version, migrate, on_invalid, name)
 
     async def session(connection: HTTPConnection) -> SessionOf[Model]:
         found = find_session(connection, cookie)

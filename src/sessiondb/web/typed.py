@@ -2,151 +2,148 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import re
+import logging
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
-
-import msgspec
+from typing import Any, Generic, Literal, TypeVar
 
 from sessiondb.core import codec
 from sessiondb.core.errors import ConfigurationError, SessionDataError
 from sessiondb.session import Session
 from sessiondb.state import State
+from sessiondb.web import unknown_fields
+from sessiondb.web.shapes import Shape
+from sessiondb.web.unknown_fields import Unknown
+from sessiondb.web.versions import Migrate, Versions, versions
+
+log = logging.getLogger("sessiondb")
 
 Model = TypeVar("Model")
+OnInvalid = Literal["error", "default"]
 
-_WHERE = re.compile(r"`\$\.([^`.\[]+)").search
-_QUOTED = re.compile(r"""(['"]).*\1""")
-# What these say of a value may quote it.
-_QUOTING = frozenset({"assertion_error", "union_tag_invalid", "value_error"})
+DEFAULTED = "session_data_defaulted"
+_CURE = (
+    "The other keys are untouched. Bring what is stored up to date with session_of(version=..., migrate=...), read the "
+    "default in its place with on_invalid='default', or delete the key."
+)
+_NEWER = (
+    "It was written by version {stored} of the model, and this process has version {version}: serve it with the newer "
+    "one, or let both read what the newer one writes."
+)
+_ASSIGNED = "What this request has assigned was not stored."
 
 
-class _Shape(Generic[Model]):
-    """How a model is read from and written to JSON values. ``fields`` is ``None`` if any key may be one."""
+class _Plan(Generic[Model]):
+    """The settings of one ``session_of``. ``told``: the fields whose misfit has been logged."""
 
-    def __init__(self, model: type[Model]) -> None:
-        self.model = model
-        self.fields: frozenset[str] | None
-        self.read: Callable[[dict[str, Any]], Model]
-        self.dump: Callable[[Model], dict[str, Any]]
-        if not isinstance(model, type):
-            raise _not_a_model(model)
-        if hasattr(model, "__pydantic_fields__"):
-            self._use_pydantic()
-        elif dataclasses.is_dataclass(model) or issubclass(model, msgspec.Struct):
-            self._use_msgspec()
-        else:
-            raise _not_a_model(model)
+    __slots__ = ("defaults", "shape", "told", "versions")
 
-    def _use_pydantic(self) -> None:
-        pydantic = importlib.import_module("pydantic")
-        if tuple(int(part) for part in pydantic.VERSION.split(".")[:2]) < (2, 11):
-            raise ConfigurationError(f"SessionOf needs Pydantic 2.11 or newer, this is {pydantic.VERSION}.")
-        if issubclass(self.model, pydantic.RootModel):
-            raise _not_a_model(self.model)
-        adapter = pydantic.TypeAdapter(self.model)
-        allows_any = getattr(self.model, "model_config", {}).get("extra") == "allow"
-        self.fields = None if allows_any else frozenset(self.model.__pydantic_fields__)  # type: ignore[attr-defined]
-        # As JSON, so that strict models take their own datetimes back; by name, so that no alias parts what is
-        # written from what is read.
-        self.read = lambda values: adapter.validate_json(msgspec.json.encode(values), by_alias=False, by_name=True)
-        self.dump = lambda value: adapter.dump_python(value, mode="json", by_alias=False, warnings=False)
+    def __init__(self, shape: Shape[Model], versions: Versions | None, defaults: bool) -> None:
+        self.shape = shape
+        self.versions = versions
+        self.defaults = defaults
+        self.told: set[str] = set()
 
-    def _use_msgspec(self) -> None:
-        model: Any = self.model
-        if dataclasses.is_dataclass(model):
-            self.fields = frozenset(field.name for field in dataclasses.fields(model))
-        elif model.__struct_config__.array_like:
-            raise ConfigurationError(f"SessionOf: {model.__name__} is array_like, and sessions have names; drop that.")
-        else:
-            self.fields = frozenset(field.encode_name for field in msgspec.structs.fields(model))
-        self.read = lambda values: msgspec.convert(values, self.model, str_keys=True)
-        self.dump = lambda value: msgspec.to_builtins(value, str_keys=True)
+    def cure(self, session: dict[str, Any]) -> str:
+        versions = self.versions
+        if versions is not None and versions.stored(session) > versions.version:
+            return _NEWER.format(stored=versions.stored(session), version=versions.version)
+        return _CURE
 
-    def of(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The part of ``values`` that belongs to the model."""
-        fields = self.fields
-        return dict(values) if fields is None else {key: value for key, value in values.items() if key in fields}
-
-    def decode(self, values: dict[str, Any]) -> Model:
-        """The model in ``values``; keys that are no fields stay untouched. Raises ``SessionDataError``."""
+    def read(self, session: dict[str, Any], values: dict[str, Any], counters: Counter[str]) -> tuple[Model, list[str]]:
+        """The model in ``values``, and the fields that are defaults because what is stored does not fit."""
+        shape = self.shape
         try:
-            return self.read(self.of(values))
-        except ValueError as error:
-            where, what = _brief(error)
-            raise SessionDataError(
-                f"The session does not fit {self.model.__name__}: {what}. Give new fields a default, or change what is "
-                "stored (the other keys are untouched).",
-                key=where,
-            ) from None
-
-    def encode(self, value: Model) -> dict[str, Any]:
-        """``value`` as JSON values. Raises ``SessionDataError``."""
-        try:
-            return self.of(self.dump(value))
-        except (TypeError, ValueError) as error:
-            raise SessionDataError(f"{self.model.__name__} cannot be stored as JSON: {error}") from None
-
-
-def _not_a_model(given: object) -> ConfigurationError:
-    return ConfigurationError(f"SessionOf takes a Pydantic model, a msgspec Struct or a dataclass, not {given!r:.200}.")
-
-
-def _brief(error: ValueError) -> tuple[str | None, str]:
-    """The field, and what is wrong with it, without the values that are stored: they may be private."""
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        found = _WHERE(str(error))
-        return found.group(1) if found else None, _QUOTED.sub("...", str(error))
-    lines: dict[str, str] = {}
-    for one in errors(include_url=False, include_context=False, include_input=False):
-        # Deeper parts of the place may be keys of a stored dict.
-        lines.setdefault(
-            str(one["loc"][0]) if one["loc"] else "", one["type"] if one["type"] in _QUOTING else one["msg"]
-        )
-    return next(iter(lines)) or None, "; ".join(f"{field}: {text}" if field else text for field, text in lines.items())
+            return shape.decode(values, self.cure(session)), []
+        except SessionDataError as error:
+            if not self.defaults:
+                raise
+            misfits = shape.misfits(values)
+            value = shape.decode({key: item for key, item in values.items() if key not in misfits}, _CURE)
+            counters[DEFAULTED] += 1
+            if not self.told.issuperset(misfits):
+                self.told.update(misfits)
+                log.warning("Defaults are read in place of what is stored, which stays as it is. %s", error)
+            return value, misfits
 
 
 class _View(Generic[Model]):
-    """The model as handed out, and its fields as they were then. Knows no session: that would be a cycle."""
+    """The model as handed out, and its fields as they were then. Knows no session: that would be a cycle.
 
-    __slots__ = ("before", "shape", "value")
+    ``before``: each field as JSON. ``misfits``: fields that are defaults in place of what is stored. ``whole``: the
+    app has assigned all of it.
+    """
 
-    def __init__(self, shape: _Shape[Model]) -> None:
-        self.shape = shape
+    __slots__ = ("before", "counters", "misfits", "plan", "unknown", "value", "whole")
+
+    def __init__(self, plan: _Plan[Model], counters: Counter[str]) -> None:
+        self.plan = plan
+        self.counters = counters
         self.value: Model | None = None
         self.before: dict[str, bytes | None] = {}
+        self.misfits: list[str] = []
+        self.unknown: Unknown = {}
+        self.whole = False
 
     def give(self, session: dict[str, Any]) -> Model:
         if self.value is None:
-            self.value = self.shape.decode(session)
-            self.before = _encoded(self.shape.encode(self.value))
+            plan = self.plan
+            upgrade = None if plan.versions is None else plan.versions.upgrade(session)
+            values = session if upgrade is None else upgrade.on(session)
+            value, self.misfits = plan.read(session, values, self.counters)
+            dumped = plan.shape.encode(value)
+            if upgrade is not None:
+                # Only now that it is known to fit.
+                for key in upgrade.remove:
+                    session.pop(key, None)
+                session.update(upgrade.put)
+            self.before = _encoded(dumped)
+            self.unknown = unknown_fields.find(value, values, dumped)
+            self.value = value
         return self.value
+
+    def assign(self, session: dict[str, Any], value: Model) -> None:
+        """``value`` takes the place of all fields, also of those that did not fit."""
+        if self.value is None:
+            self.before = _encoded(self.plan.shape.of(session))
+        for key in self.misfits:
+            self.before.pop(key, None)
+        self.value = value
+        self.misfits = []
+        self.whole = True
 
     def write_back(self, session: dict[str, Any]) -> None:
         """Put the fields that differ from what was handed out into the session."""
-        if self.value is None:
+        value, plan = self.value, self.plan
+        if value is None:
             return
-        values = self.shape.encode(self.value)
+        values = plan.shape.encode(value)
         after, before = _encoded(values), self.before
         changed = {key: values[key] for key, item in after.items() if item is None or item != before.get(key)}
         removed = before.keys() - after.keys()
-        if not changed and not removed:
+        if not (changed or removed or self.whole):
             return
-        for key, value in changed.items():
-            codec.encode_value(key, value)
+        if self.unknown:
+            values = unknown_fields.graft(value, values, self.unknown)
+            changed = {key: values[key] for key in changed}
+        for key, item in changed.items():
+            codec.encode_value(key, item)
         # Models let anything be assigned; what does not fit would be refused by every later request.
-        self.shape.decode(values)
+        plan.shape.decode(values, _ASSIGNED, "What is to be stored")
         session.update(changed)
         for key in removed:
             session.pop(key, None)
+        if plan.versions is not None:
+            plan.versions.mark(session)
         self.before = after
+        self.whole = False
 
     def forget(self) -> None:
         """Read the session again when asked."""
         self.value = None
+        self.misfits = []
+        self.unknown = {}
+        self.whole = False
 
 
 def _encoded(values: dict[str, Any]) -> dict[str, bytes | None]:
@@ -160,7 +157,7 @@ class SessionOf(Generic[Model]):
     ``.data`` is the model: change it, or assign a new one; what differs is saved, field by field, so that
     concurrent requests which change different fields both land. ``.session`` is the ``Session``, for its verbs.
     Values are stored as JSON (a ``datetime`` as ISO 8601 text) under the names of the fields; a default is not
-    stored until it is changed. Keys that are no fields are kept.
+    stored until it is changed. Keys that are no fields are kept, and so is what a part of the model does not know of.
     """
 
     __slots__ = ("_view", "session")
@@ -171,25 +168,37 @@ class SessionOf(Generic[Model]):
 
     @property
     def data(self) -> Model:
-        """The model. Raises ``SessionDataError`` if what is stored does not fit it."""
+        """The model. Raises ``SessionDataError``, with the ``key``, if what is stored does not fit it."""
         return self._view.give(self.session)
 
     @data.setter
     def data(self, value: Model) -> None:
-        shape = self._view.shape
-        if not isinstance(value, shape.model):
-            raise SessionDataError(f"session.data takes a {shape.model.__name__}, not a {type(value).__name__}.")
-        if self._view.value is None:
-            self._view.before = _encoded(shape.of(self.session))
-        self._view.value = value
+        model = self._view.plan.shape.model
+        if not isinstance(value, model):
+            raise SessionDataError(f"session.data takes a {model.__name__}, not a {type(value).__name__}.")
+        self._view.assign(self.session, value)
 
 
-def typed_session(model: type[Model]) -> Callable[[Session, State], SessionOf[Model]]:
-    """What makes the ``SessionOf[model]`` of a request. Raises ``ConfigurationError`` for another kind of class."""
-    shape = _Shape(model)
+def typed_session(
+    model: type[Model],
+    version: int | None = None,
+    migrate: Migrate | None = None,
+    on_invalid: OnInvalid = "error",
+    name: str | None = None,
+) -> Callable[[Session, State], SessionOf[Model]]:
+    """What makes the ``SessionOf[model]`` of a request. Raises ``ConfigurationError``."""
+    shape = Shape(model)
+    given: object = name
+    if given is not None and not (isinstance(given, str) and given.isprintable() and 0 < len(given) <= 64):
+        raise ConfigurationError(
+            f"session_of: name is {given!r:.100}; use a short text: the version of the model is stored under it."
+        )
+    if on_invalid not in ("error", "default"):
+        raise ConfigurationError(f"session_of: on_invalid is {on_invalid!r:.100}; use 'error' or 'default'.")
+    plan = _Plan(shape, versions(name or model.__name__, version, migrate), on_invalid == "default")
 
     def typed(session: Session, state: State) -> SessionOf[Model]:
-        view = _View(shape)
+        view = _View(plan, state.runtime.counters)
         if state.views is None:
             state.views = []
         state.views.append(view)

@@ -1,0 +1,22 @@
+"""The top-level keys of a session that this package keeps for itself. No model may have them as fields."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+FLASH = "_flash."
+"""Begins the key of each flash message."""
+VERSION = "_version."
+"""Begins the key that says in which version of a model its fields are stored: ``_version.CartData``."""
+CSRF = "_csrf"
+"""Marks an anonymous session that was made for the sake of a form's token. It is no secret."""
+
+
+def is_reserved(key: str) -> bool:
+    """Whether ``key`` is one of ours."""
+    return key.startswith((FLASH, VERSION)) or key == CSRF
+
+
+def comes_along(key: str, keep: Collection[str]) -> bool:
+    """Whether a login that keeps ``keep`` takes ``key`` along: versions always, or what is kept could not be read."""
+    return key in keep or key.startswith(VERSION)
