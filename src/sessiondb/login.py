@@ -7,11 +7,13 @@ from typing import Any, cast
 
 import msgspec
 
+from sessiondb.choosing import lifetime_for
 from sessiondb.core import codec
 from sessiondb.core.change import Applied, Change, Conflict, Create, Outcome, Update, new_change_id
 from sessiondb.core.errors import HeadersSent, LoginRefused
 from sessiondb.core.events import EventType
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.reserved import comes_along
 from sessiondb.runtime import Runtime
 from sessiondb.state import Delta, StagedLogin, State, difference
 from sessiondb.stores.base import Login
@@ -29,13 +31,14 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
         raise HeadersSent("Cannot log in after the response headers have left.")
     runtime, old = state.runtime, state.replaces
     await runtime.ready()  # its clock dates what is new
+    lifetime = await lifetime_for(runtime, staged.user_id, staged.policy, staged.remember)
     state.write_back(session)
     record, issued = new_record(
         runtime,
         data=whole(session, runtime),
         client=state.visitor.encoded(),
         user_id=staged.user_id,
-        remember=staged.remember,
+        lifetime=lifetime,
         auth=staged.auth,
         issued=staged.token,
     )
@@ -74,7 +77,7 @@ async def _carry_over(
         if current.user_id is None:
             since = difference(seen.data, codec.decode_data(current.data))
             keys = (since.put.keys() | since.remove) - written
-            wanted = keys if staged.keep is None else keys & staged.keep
+            wanted = keys if staged.keep is None else {key for key in keys if comes_along(key, staged.keep)}
             record = await _copy(session, runtime, record, since, wanted)
         seen = current
         # The last try ends it whatever its revision: a login must not leave the old token alive.
@@ -110,16 +113,17 @@ def _go_on_anonymously(session: dict[str, Any], state: State, old: Record | None
 
 async def admit(runtime: Runtime, record: Record, began_at: int) -> LoginRefused | None:
     """Ask the store whether the login that wrote ``record`` may stay; the error to raise if not."""
-    policy, now = runtime.policy, runtime.now()
+    policies, now = runtime.policies, runtime.now()
+    policy = policies.of(record)
     login = Login(
         sid=record.sid,
         user_id=cast("str", record.user_id),
         began_at=began_at,
         now=now,
-        caps=runtime.caps,
+        caps=policies.caps,
         per_user=policy.per_user,
         on_limit=policy.on_limit,
-        purge_at=now + policy.keep_ended_micros,
+        purge_at=now + policies.keep_ended,
     )
     async with runtime.using_store() as store:
         admission = await store.admit(login)

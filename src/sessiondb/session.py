@@ -8,8 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from sessiondb import commit, modify
-from sessiondb.core import codec, token
+from sessiondb import commit, modify, proofs
+from sessiondb.core import assurance, codec, token
 from sessiondb.core.errors import SessionEnded
 from sessiondb.core.record import (
     Auth,
@@ -17,10 +17,10 @@ from sessiondb.core.record import (
     Record,
     Risk,
     check_user_id,
-    decode_auth,
     decode_client,
     decode_risk,
 )
+from sessiondb.core.reserved import comes_along
 from sessiondb.core.token import Sid
 from sessiondb.session_dict import SessionDict
 from sessiondb.state import StagedLogin, StagedReauthentication, State
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Durably:
-    """Returned by ``login``, ``logout`` and ``rotate``: await it to have the change stored now.
+    """Returned by ``login``, ``step_up``, ``logout`` and ``rotate``: await it to have the change stored now.
 
     Not awaited, it is stored before the response starts.
     """
@@ -95,7 +95,7 @@ class Session(SessionDict):
 
     @property
     def authenticated_at(self) -> int | None:
-        """When the user last proved who they are, in microseconds."""
+        """When the user last logged in, in microseconds; ``proved_at`` tells of step-ups too."""
         return self._field(lambda record: record.authenticated_at)
 
     @property
@@ -105,8 +105,8 @@ class Session(SessionDict):
 
     @property
     def auth(self) -> Auth:
-        """How the user proved who they are."""
-        return self._field(lambda record: decode_auth(record.auth)) or Auth()
+        """How the user proved who they are, by the login and by the step-ups that still count."""
+        return proofs.auth_of(self._state)
 
     @property
     def risk(self) -> Risk:
@@ -117,6 +117,13 @@ class Session(SessionDict):
     def ended_reason(self) -> str | None:
         """Why the session that this client still holds was ended (an ``EndReason``), or ``None``."""
         return self._state.ended_reason
+
+    def proved_at(self, *, level: int | None = None, methods: Collection[str] = ()) -> int | None:
+        """When the user last proved who they are, by login or step-up, in microseconds; ``None``: never.
+
+        Only proofs of at least ``level``, and by one of ``methods`` (RFC 8176) if any are given, count.
+        """
+        return proofs.proved_at(self._state, level, methods)
 
     def _field(self, read: Callable[[Record], Result]) -> Result | None:
         record = self._state.record
@@ -130,21 +137,28 @@ class Session(SessionDict):
         remember: bool = False,
         methods: Iterable[str] = (),
         keep: Collection[str] | None = None,
+        *,
+        level: int | None = None,
+        policy: str | None = None,
     ) -> Durably:
         """Sign in ``user_id`` (stored as text, at most 255 bytes) in a new session, and end the old one.
 
         The anonymous session's data comes along (``keep``: only these keys); another user's never does. Signing
-        in as the same user keeps the session, with a new secret. ``methods`` as in RFC 8176. Awaited, it raises
+        in as the same user keeps the session, with a new secret. ``methods`` as in RFC 8176; ``level`` (1 to 100) is
+        the assurance level that they reach, such as NIST's AAL. ``policy`` names one of ``SessionDB(policies=...)``,
+        or ``"normal"`` for the default one; without it ``policy_for`` decides. Awaited, it raises
         ``LoginRefused`` when the limit or a revoke forbids it; otherwise the response is a 409.
-        Raises ``HeadersSent`` once the response has started.
+        Raises ``HeadersSent`` once the response has started, ``ConfigurationError`` for a policy that nobody knows,
+        ``SessionDataError`` for a user id, method or level that cannot be stored.
         """
         state = self._use()
         user = check_user_id(user_id)
         self._refuse_after_headers("log in")
-        auth = Auth(methods=tuple(methods))
+        auth = Auth(methods=assurance.check_methods(methods), level=assurance.check_level(level))
+        state.runtime.policies.called(policy)
         record = state.record
         if record is not None and record.user_id == user and state.staged != "logout":
-            state.staged = StagedReauthentication(remember, auth)
+            state.staged = StagedReauthentication(remember, auth, policy)
             return Durably(self)
         kept = None if keep is None else frozenset(keep)
         if self.user_id is not None:
@@ -153,15 +167,28 @@ class Session(SessionDict):
         elif kept is not None:
             # First what typed views hold: it is narrowed too.
             state.write_back(self)
-            for key in [key for key in self if key not in kept]:
+            for key in [key for key in self if not comes_along(key, kept)]:
                 dict.__delitem__(self, key)
             state.reread_views()
         if record is not None:
             # With what this request believes stored: what it saved itself is not news from others.
             state.replaces = msgspec.structs.replace(record, data=state.base)
             state.forget()
-        state.staged = StagedLogin(user, token.mint(state.runtime.now()), remember, auth, kept)
+        state.staged = StagedLogin(user, token.mint(state.runtime.now()), remember, auth, kept, policy)
         state.written = True
+        return Durably(self)
+
+    def step_up(self, methods: Iterable[str] = (), level: int | None = None) -> Durably:
+        """The user has proved once more who they are: with a new secret, the session has ``level`` for a while.
+
+        ``methods`` as in RFC 8176 (``("otp",)``); ``level`` is what they reach together with the login's. It holds for
+        ``Policy(step_up=...)``, then the login's own counts again; a new login begins anew. The old secret is dead at
+        once. Raises ``SessionEnded`` where nobody is logged in, ``HeadersSent`` once the response has started, and
+        ``SessionDataError`` for a method or level that cannot be stored. (OWASP ASVS 7.2.4 and 7.5.3.)
+        """
+        state = self._use()
+        self._refuse_after_headers("step up")
+        proofs.stage_step_up(state, self.user_id, methods, level)
         return Durably(self)
 
     def logout(self) -> Durably:
