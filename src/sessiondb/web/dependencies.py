@@ -11,8 +11,8 @@ from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.policy import SECOND
 from sessiondb.session import Session, state_of
 from sessiondb.state import StagedLogin, StagedReauthentication
-from sessiondb.web.cookie import Cookie, spellings
-from sessiondb.web.middleware import SCOPE_KEY
+from sessiondb.web.cookie import Cookie
+from sessiondb.web.finding import find, find_session
 from sessiondb.web.typed import OnInvalid, SessionOf, typed_session
 from sessiondb.web.versions import Migrate
 
@@ -43,29 +43,6 @@ class _CalledFirst:
 
 
 _Setting = Annotated[str | None, _CalledFirst()]
-
-
-def _find(connection: HTTPConnection, cookie: str | None) -> tuple[str, Session]:
-    sessions: dict[str, Session] = connection.scope.get(SCOPE_KEY, {})
-    names = reversed(sessions) if cookie is None else (name for name in spellings(cookie) if name in sessions)
-    name = next(iter(names), None)
-    if name is None:
-        raise ConfigurationError(
-            f"There is no session{'' if cookie is None else f' in the cookie {cookie!r}'} for "
-            f"{connection.scope.get('path')!r}; add app.add_middleware(SessionMiddleware, db=db"
-            f"{'' if cookie is None else f', cookie=Cookie({cookie!r})'}), and take the path out of its skip=."
-        )
-    return name, sessions[name]
-
-
-def find_session(connection: HTTPConnection, cookie: str | None = None) -> Session:
-    """The session of a request or WebSocket; ``cookie`` names its cookie where there are several.
-
-    Raises ``ConfigurationError`` where no ``SessionMiddleware`` has run.
-    """
-    session = _find(connection, cookie)[1]
-    session.mark_accessed()
-    return session
 
 
 def current_session(cookie: _Setting = None) -> Callable[[HTTPConnection], object]:
@@ -144,7 +121,7 @@ class LoginRequired(SecurityBase):
 
     def _refusal(self, connection: HTTPConnection, detail: str) -> HTTPException:
         if self.redirect is None:
-            name = _find(connection, self.cookie)[0]
+            name = find(connection, self.cookie)[0]
             return HTTPException(401, detail, {"WWW-Authenticate": f'Cookie realm="session", cookie-name="{name}"'})
         target = self.redirect
         if connection.scope.get("method") in ("GET", "HEAD"):
