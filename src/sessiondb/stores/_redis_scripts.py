@@ -197,6 +197,18 @@ return 0
 """
 )
 
+# Look at a living session no later than at ARGV: the time. Answers 1 if that is sooner than it would have been.
+SOONER = _script(
+    """
+local held = redis.call('HMGET', KEYS[1], 'rev', 'ended_at', 'check_at')
+if held[1] and not held[2] and tonumber(held[3]) > tonumber(ARGV[1]) then
+  redis.call('HSET', KEYS[1], 'check_at', ARGV[1])
+  return 1
+end
+return 0
+"""
+)
+
 # The end of a session has been announced: look at its tombstone when it is to be purged. Answers that time, or nil.
 ANNOUNCED = _script(
     """
@@ -262,4 +274,7 @@ return found
 """
 )
 
-ALL = {script.sha.encode(): script for script in (CREATE, UPDATE, END, PURGE, LATER, ANNOUNCED, LIMIT, TURN, FORBID)}
+ALL = {
+    script.sha.encode(): script
+    for script in (CREATE, UPDATE, END, PURGE, LATER, SOONER, ANNOUNCED, LIMIT, TURN, FORBID)
+}

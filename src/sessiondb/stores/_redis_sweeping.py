@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from sessiondb.core.errors import StoreError
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
 from sessiondb.stores import _redis_rows as rows
@@ -166,6 +167,32 @@ def _listings(store: RedisStore, record: Record) -> list[Keyed]:
     if record.ended_at is not None:
         key, score = store.keys.ended(record.user_id), rows.purged_at(record)
     return [(key, ("ZADD", key, "GT", score, record.sid))]
+
+
+async def lower_checks(store: RedisStore, caps: Caps, after: str | None, limit: int) -> str | None:
+    """See ``Store.lower_checks``. It walks by the lists for sweeping: the number of one, and where ``ZSCAN`` stands."""
+    number, cursor = (int(part) for part in (after or "0:0").split(":"))
+    sids: list[Sid] = []
+    while len(sids) < limit and number < len(store.keys.due_lists):
+        due = store.keys.due_lists[number]
+        [(next_cursor, flat)] = await store.run([(due, ("ZSCAN", due, cursor, "COUNT", limit - len(sids)))])
+        sids += rows.sids_of(flat[::2])
+        cursor = int(next_cursor)
+        number += cursor == 0
+    late: list[tuple[Sid, int]] = []
+    for record in await glance(store, sids):
+        if record is not None and record.ended_at is None:
+            latest = caps.deadline(record) + SWEEP_GRACE
+            if record.check_at > latest:
+                late.append((record.sid, latest))
+    calls = [call(scripts.SOONER, [store.keys.session(sid)], latest) for sid, latest in late]
+    await store.run([*calls, *(_due_by(store, sid, latest) for sid, latest in late)], "unknown")
+    return f"{number}:{cursor}" if number < len(store.keys.due_lists) else None
+
+
+def _due_by(store: RedisStore, sid: Sid, at: int) -> Keyed:
+    due = store.keys.due(sid)
+    return due, ("ZADD", due, "LT", at, sid)
 
 
 async def repair(store: RedisStore) -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
 from sessiondb.core.change import Change
-from sessiondb.core.errors import ConfigurationError, SessionDataError, WriteOutcome
+from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreUnavailable, WriteOutcome
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores import _redis_changes as changing
@@ -40,6 +41,7 @@ from sessiondb.stores.base import (
     EventQuery,
     Login,
     Page,
+    PartlyLoaded,
     Query,
     Stats,
     Swept,
@@ -150,12 +152,33 @@ class RedisStore:
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
         """See ``Store.load``."""
         keys = [self.keys.session(sid) for sid in sids]
+        commands: list[Keyed] = [(key, ("HGETALL", key)) for key in keys]
         try:
-            return [rows.to_record(flat) for flat in await self.run([(key, ("HGETALL", key)) for key in keys])]
+            if not self.is_cluster:
+                return [rows.to_record(flat) for flat in await self.run(commands)]
+            return self._of_nodes(await self.try_all(commands, "not_applied"))
         except (ValueError, TypeError) as error:
             raise SessionDataError(
                 f"A session in Redis at {self._settings.where} has fields that sessiondb does not write: {error}."
             ) from None
+
+    def _of_nodes(self, replies: Sequence[Any]) -> list[Record | None]:
+        """Records; where a node is away, what the others have answered is told all the same."""
+        found: list[Record | StoreUnavailable | None] = []
+        failure: StoreUnavailable | None = None
+        for reply in replies:
+            if not isinstance(reply, Exception):
+                found.append(rows.to_record(reply))
+                continue
+            error = self.error(reply, "not_applied")
+            if not isinstance(error, StoreUnavailable):
+                raise error
+            failure = StoreUnavailable(str(error), partial=True)
+            failure.__cause__ = error.__cause__
+            found.append(failure)
+        if failure is not None:
+            raise PartlyLoaded(str(failure), found)
+        return cast("list[Record | None]", found)
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """See ``Store.apply``; the events follow the changes in the same burst.
@@ -187,6 +210,23 @@ class RedisStore:
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """See ``Store.sweep``."""
         return await sweeping.sweep(self, cutoffs, limit)
+
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """See ``Store.announced``."""
+        await sweeping.announced(self, sids)
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """See ``Store.lower_checks``; of small lists it looks at more than ``limit``."""
+        return await sweeping.lower_checks(self, caps, after, limit)
+
+    async def recall(self, name: str) -> str | None:
+        """See ``Store.recall``."""
+        [text] = await self.run([(self.keys.meta, ("HGET", self.keys.meta, f"note:{name}"))])
+        return None if text is None else str(text.decode())
+
+    async def remember(self, name: str, text: str) -> None:
+        """See ``Store.remember``."""
+        await self.run([(self.keys.meta, ("HSET", self.keys.meta, f"note:{name}", text))], "unknown")
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
