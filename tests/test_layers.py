@@ -17,7 +17,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # made of; they know stores by their contract alone, never by kind.
 CORE = ("sessiondb.core",)
 STORES = (*CORE, "sessiondb.stores")
-CONTRACT = (*CORE, "sessiondb.stores.base", "sessiondb.stores.coalescing", "sessiondb.stores.recovering")
+WRAPPERS = ("sessiondb.stores.coalescing", "sessiondb.stores.encrypting", "sessiondb.stores.recovering")
+CONTRACT = (*CORE, "sessiondb.stores.base", *WRAPPERS)
 FACES = ("sessiondb",)
 ALLOWED = {"core": CORE, "stores": STORES, "web": FACES, "security": FACES, "ops": FACES, "testing": FACES}
 ALLOWED["__main__"] = FACES  # python -m sessiondb: the command line

@@ -20,6 +20,7 @@ from sessiondb.core.errors import SessionDataError
 
 MAX_DEPTH = 24
 MAX_BYTES = 64 * 1024
+_UNREADABLE = b"\0"  # begins no JSON
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 _encode = msgspec.json.Encoder().encode
@@ -91,7 +92,18 @@ def decode_data(data: bytes) -> dict[str, Any]:
     try:
         return _decode_object(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SessionDataError(f"The stored session data is not a JSON object: {error}.") from None
+        raise _not_readable(data, error) from None
+
+
+def unreadable(why: str) -> bytes:
+    """Data that nothing decodes: reading it raises ``SessionDataError(why)``."""
+    return _UNREADABLE + why.encode()
+
+
+def _not_readable(data: bytes, error: Exception) -> SessionDataError:
+    if data[:1] == _UNREADABLE:
+        return SessionDataError(data[1:].decode("utf-8", "replace"))
+    return SessionDataError(f"The stored session data is not a JSON object: {error}.")
 
 
 def decode_value(value: bytes) -> Any:
@@ -120,7 +132,7 @@ def split(data: bytes) -> dict[str, msgspec.Raw]:
     try:
         return _decode_raw(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SessionDataError(f"The stored session data is not a JSON object: {error}.") from None
+        raise _not_readable(data, error) from None
 
 
 def join(values: Mapping[str, bytes | msgspec.Raw]) -> bytes:
