@@ -11,20 +11,18 @@ from typing import Any
 
 import msgspec
 
-from sessiondb.core import token
-from sessiondb.core.change import Applied, Conflict, Create, Gone, Outcome, Rotate, SignIn, Update, new_change_id
+from sessiondb.core.change import Conflict, Create, Gone, Outcome, Update, new_change_id
 from sessiondb.core.errors import HeadersSent, SessionEnded, StoreError
-from sessiondb.core.events import Event, EventType
-from sessiondb.core.record import NO_SALT, EndReason, Record, encode_auth
-from sessiondb.core.token import Token
+from sessiondb.core.events import EventType
+from sessiondb.core.record import EndReason, Record
 from sessiondb.login import log_in
-from sessiondb.state import Delta, StagedLogin, StagedReauthentication, State
+from sessiondb.renewing import renew, stage_due_rotation
+from sessiondb.state import Delta, StagedLogin, State
 from sessiondb.writes import (
     applied,
     become_anonymous,
     ended_message,
     issue,
-    lifetime_name,
     never_delivered,
     new_record,
     touch_when_due,
@@ -32,8 +30,6 @@ from sessiondb.writes import (
     whole,
     write_after_end,
 )
-
-SIGN_IN_TRIES = 8
 
 
 async def save(session: dict[str, Any], state: State) -> None:
@@ -103,7 +99,7 @@ def note_use(state: State) -> bool:
         return False
     state.noted = True
     if state.record is not None and state.staged is None:
-        _stage_due_rotation(state, state.record)
+        stage_due_rotation(state, state.record)
     return True
 
 
@@ -139,26 +135,13 @@ async def _create(session: dict[str, Any], state: State) -> None:
 
 
 async def _update(session: dict[str, Any], state: State, record: Record, delta: Delta) -> str | None:
-    runtime = state.runtime
-    change = _update_of(state, record, delta)
-    issued = event = None
-    if state.staged is not None:
-        change, issued, event = _with_verb(state, record, change, runtime.now())
-    outcome = await runtime.apply_one(change, event)
-    if change.sign_in is not None:
-        change, outcome = await _over_other_rotations(state, change, outcome)
-    if isinstance(outcome, Conflict):
-        # Another request rotated first: its token is the one to hold, and ours carries the rest alone.
-        issued = None
-        change = msgspec.structs.replace(change, rotate=None, id=new_change_id())
-        rest = change.put or change.remove or change.sign_in
-        outcome = await runtime.apply_one(change) if rest else Applied(outcome.record.rev)
+    renewed = await renew(state, record, _update_of(state, record, delta))
     state.staged = None
-    reason = _settle(session, state, record, change, outcome)
-    if issued is not None and reason is None:
-        state.token = issued
-        # The old secret still opens a rotated session, but not one whose user has just signed in again.
-        issue(state, issued, undelivered=change.sign_in is not None)
+    reason = _settle(session, state, renewed.record, renewed.change, renewed.outcome)
+    if renewed.issued is not None and reason is None:
+        state.token = renewed.issued
+        # The old secret still opens a rotated session, but not one whose user has just proved again who they are.
+        issue(state, renewed.issued, undelivered=renewed.change.sign_in is not None)
     return reason
 
 
@@ -181,60 +164,6 @@ def _settle(session: dict[str, Any], state: State, record: Record, change: Updat
         return write_after_end(session, state, record, outcome)
     _land(state, record, change)
     return None
-
-
-async def _over_other_rotations(state: State, change: Update, outcome: Outcome) -> tuple[Update, Outcome]:
-    """Signing in again must replace whatever secret there is: a mere rotation that came first may be a thief's.
-
-    Another sign-in that came first is none: it has shut the others out, and its token is the one to hold.
-    """
-    for _ in range(SIGN_IN_TRIES):
-        if not isinstance(outcome, Conflict) or change.rotate is None or outcome.record.salt == NO_SALT:
-            return change, outcome
-        rotate = msgspec.structs.replace(change.rotate, if_secret=outcome.record.secret_hash)
-        change = msgspec.structs.replace(change, rotate=rotate, id=new_change_id())
-        outcome = await state.runtime.apply_one(change)
-    if isinstance(outcome, Conflict):
-        raise StoreError("The session kept being rotated while its user signed in again.", outcome="conflict")
-    return change, outcome
-
-
-def _stage_due_rotation(state: State, record: Record) -> None:
-    every = state.runtime.rotate_every
-    if every is None or state.headers_sent or not state.may_rotate:
-        return
-    since = record.rotated_at if record.rotated_at is not None else record.created_at
-    if state.began_at - since >= every:
-        state.staged = "rotate"
-
-
-def _with_verb(state: State, record: Record, change: Update, now: int) -> tuple[Update, Token | None, Event | None]:
-    """``change`` with the staged verb in it, the token it would give the client, and its event."""
-    runtime, staged = state.runtime, state.staged
-    event_type = EventType.SESSION_RENEWED
-    salt = token.new_salt()
-    secret: bytes | None = None
-    if isinstance(staged, StagedReauthentication):
-        event_type = EventType.LOGIN
-        # Whoever else holds the old token must not share what this proof of identity opens.
-        salt, secret = NO_SALT, token.new_secret()
-        lifetimes = runtime.caps.of(lifetime_name(staged.remember))
-        sign_in = SignIn(
-            at=now,
-            auth=encode_auth(staged.auth),
-            idle=lifetimes.idle,
-            absolute=lifetimes.absolute,
-            lifetime=lifetime_name(staged.remember),
-        )
-        change = msgspec.structs.replace(change, sign_in=sign_in)
-    event = runtime.event(event_type, record=record, ip=state.visitor.ip)
-    held = state.token
-    if held is None or (secret is None and token.digest(held.secret) != record.secret_hash):
-        # This request came with the previous secret: another one has rotated already and tells the client.
-        return change, None, event
-    issued = Token(held.sid, held.series, secret) if secret is not None else held.rotated(salt)
-    rotate = Rotate(record.secret_hash, token.digest(issued.secret), salt, now)
-    return msgspec.structs.replace(change, rotate=rotate), issued, event
 
 
 def _land(state: State, record: Record, change: Update) -> None:

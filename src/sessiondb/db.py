@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -12,10 +13,14 @@ from uuid import UUID
 
 import msgspec
 
-from sessiondb.core import codec, token
+from sessiondb import proofs
+from sessiondb.choosing import lifetime_for
+from sessiondb.core import assurance, codec, token
+from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.change import Create
 from sessiondb.core.errors import ConfigurationError, SessionDataError
 from sessiondb.core.events import EventType
+from sessiondb.core.policies import Policies, is_remembered, policy_name
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import (
     Auth,
@@ -23,20 +28,22 @@ from sessiondb.core.record import (
     Record,
     SessionInfo,
     check_user_id,
-    decode_auth,
     decode_client,
     decode_risk,
     encode_client,
 )
 from sessiondb.core.token import Sid
+from sessiondb.keyring import KeyRing
 from sessiondb.lifespan import Lifespan
 from sessiondb.login import admit
 from sessiondb.opening import open_session
-from sessiondb.runtime import Runtime, Settings, system_clock
+from sessiondb.runtime import PolicyFor, Runtime, Settings, system_clock
 from sessiondb.session import Session
 from sessiondb.source import store_from
 from sessiondb.state import State
 from sessiondb.stores.base import EventPage, EventQuery, Query, Stats, Store, Swept
+from sessiondb.stores.encrypting import Reencrypted
+from sessiondb.watching import Ends
 from sessiondb.writes import applied, never_delivered, new_record, whole
 
 OnLoadError = Literal["error", "anonymous"]
@@ -60,10 +67,15 @@ class SessionDB:
     * ``url`` (``$SESSIONDB_URL``, else ``sqlite:///sessions.db``): a URL, a ``Store``, or an SQLAlchemy engine
       (its URL is used).
     * ``policy`` (``Policy()``): lifetimes and limits.
+    * ``policies`` (none): further policies by name, for some users or logins: ``{"staff": Policy.nist_aal2()}``.
+    * ``policy_for`` (``None``): a function, ``async`` or not, from a user id to the name of the policy that a login of
+      that user gets, or ``None`` for the default one. ``login(policy=...)`` comes before it.
     * ``timeout`` (2 s): the longest that one operation on the database may take.
+    * ``breaker`` (``CircuitBreaker()``): when to stop asking a database that is away; ``None``: never.
     * ``on_load_error`` (``"error"``): what a request with a token gets while the database is away: HTTP 503, or
       ``"anonymous"``.
     * ``max_session_bytes`` (65,536): the most that one session's data may take, encoded.
+    * ``keys`` (``None``: nothing is encrypted): a ``KeyRing``; the values in the database are encrypted with it.
     * ``sweep_every`` (60 s): how often this worker offers to sweep; ``None``: only ``sweep()`` does.
     * ``clock``: microseconds since the epoch; for tests. The store's own clock decides, so give it the same one.
 
@@ -77,9 +89,13 @@ class SessionDB:
         url: object = None,
         *,
         policy: Policy | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        policy_for: PolicyFor | None = None,
         timeout: float = 2.0,
+        breaker: CircuitBreaker | None = CircuitBreaker(),  # noqa: B008  frozen
         on_load_error: OnLoadError = "error",
         max_session_bytes: int = codec.MAX_BYTES,
+        keys: KeyRing | None = None,
         sweep_every: float | None = 60.0,
         clock: Callable[[], int] = system_clock,
     ) -> None:
@@ -91,18 +107,29 @@ class SessionDB:
             raise ConfigurationError(f"SessionDB: max_session_bytes is {max_session_bytes!r}; use 256 bytes to 16 MiB.")
         if sweep_every is not None and not _within(sweep_every, 0.1, 86_400):
             raise ConfigurationError(f"SessionDB: sweep_every is {sweep_every!r}; use 0.1 to 86,400 seconds, or None.")
-        if policy is not None and not isinstance(policy, Policy):
-            raise ConfigurationError(f"SessionDB: policy is {policy!r:.100}; use policy=Policy(...).")
+        if policy_for is not None and not callable(policy_for):
+            raise ConfigurationError(
+                f"SessionDB: policy_for is {policy_for!r:.100}; use a function from a user id to a name in policies."
+            )
+        if breaker is not None and not isinstance(breaker, CircuitBreaker):
+            raise ConfigurationError(f"SessionDB: breaker is {breaker!r:.100}; use CircuitBreaker(...) or None.")
+        if keys is not None and not isinstance(keys, KeyRing):
+            # Not what it is: it may be a key.
+            raise ConfigurationError(f"SessionDB: keys is a {type(keys).__name__}; use keys=KeyRing.from_env().")
         if not callable(clock):
             raise ConfigurationError(f"SessionDB: clock is {clock!r:.100}; use a function that returns microseconds.")
         if url is None:
             url = os.environ.get("SESSIONDB_URL") or DEFAULT_URL
-        self.policy = policy if policy is not None else Policy()
+        self._policies = Policies(policy, policies)
+        self._policies_lock = threading.Lock()
         self.on_load_error: OnLoadError = on_load_error
         self.counters: Counter[str] = Counter()
         self._store: Store = store_from(url)
-        self._settings = Settings(self.policy, timeout, max_session_bytes, sweep_every, clock)
+        self._settings = Settings(
+            self._policies, timeout, max_session_bytes, sweep_every, clock, policy_for, breaker, keys=keys
+        )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
+        self._ends = Ends()
         self.lifespan = Lifespan(self)
 
     def __repr__(self) -> str:
@@ -119,7 +146,9 @@ class SessionDB:
             # Other threads have loops too, and do the same.
             for closed in [other for other in list(self._runtimes) if other.is_closed()]:
                 self._runtimes.pop(closed, None)
-            runtime = self._runtimes[loop] = Runtime(self._store, self._settings, self.counters)
+            runtime = self._runtimes[loop] = Runtime(self._store, self._settings, self.counters, self._ends)
+            with self._policies_lock:
+                runtime.use(self._policies)
         return runtime
 
     async def open(self) -> None:
@@ -139,6 +168,34 @@ class SessionDB:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    # -- policies -----------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The default policy."""
+        return self._policies.default
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """The other policies, by name."""
+        return self._policies.named
+
+    def set_policy(self, policy: Policy | None = None, policies: Mapping[str, Policy] | None = None) -> None:
+        """Go by other policies from now on, at once in every event loop of this process; what is left out stays.
+
+        Lowering ends the sessions that are older than it allows, raising neither revives nor extends any. Other
+        processes have their own: tell each of them. Raises ``ConfigurationError`` as at the start, and then changes
+        nothing.
+        """
+        with self._policies_lock:
+            before = self._policies
+            changed = Policies(
+                before.default if policy is None else policy, before.named if policies is None else policies
+            )
+            self._policies = changed
+            for runtime in list(self._runtimes.values()):
+                runtime.use(changed)
+
     # -- sessions -----------------------------------------------------------------------------------------
 
     async def create(
@@ -148,24 +205,32 @@ class SessionDB:
         *,
         remember: bool = False,
         methods: Iterable[str] = (),
+        level: int | None = None,
+        policy: str | None = None,
         ip: str | None = None,
         user_agent: str | None = None,
     ) -> Issued:
         """A new session made outside a request, and the token for its client.
 
-        Raises ``LoginRefused`` where the limit per user forbids it, ``SessionDataError``, ``StoreError``.
+        ``methods``, ``level`` and ``policy`` are as in ``session.login``. Raises ``LoginRefused`` where the limit per
+        user forbids it, ``ConfigurationError`` for a policy that nobody knows, ``SessionDataError``, ``StoreError``.
         """
         runtime = self.runtime
         await runtime.ready()
         began_at = runtime.now()
         user = None if user_id is None else check_user_id(user_id)
+        auth = Auth(methods=assurance.check_methods(methods), level=assurance.check_level(level))
+        if user is None:
+            lifetime = runtime.policies.lifetime(policy, remember)
+        else:
+            lifetime = await lifetime_for(runtime, user, policy, remember)
         record, issued = new_record(
             runtime,
             data=whole(dict(data or {}), runtime),
             client=encode_client(ip, user_agent.encode() if user_agent is not None else None),
             user_id=user,
-            remember=remember,
-            auth=Auth(methods=tuple(methods)),
+            lifetime=lifetime,
+            auth=auth,
         )
         event = runtime.event(EventType.SESSION_CREATED if user is None else EventType.LOGIN, record=record, ip=ip)
         with never_delivered(runtime, record):
@@ -227,7 +292,7 @@ class SessionDB:
             caps=runtime.caps,
             sids=[Sid(sid)],
             user_id=None if user_id is None else check_user_id(user_id),
-            purge_at=now + self.policy.keep_ended_micros,
+            purge_at=now + runtime.policies.keep_ended,
         )
         async with runtime.using_store() as store:
             ended = await store.end_where(query, EndReason.REVOKED)
@@ -241,6 +306,18 @@ class SessionDB:
     async def sweep(self, limit: int = 500) -> Swept:
         """One bounded pass over what is due: the expired are ended, old tombstones deleted."""
         return await self.runtime.sweep(limit=limit)
+
+    async def reencrypt(self, *, after: str | None = None, limit: int = 500) -> Reencrypted:
+        """One bounded pass of re-encryption with the current key; ``after`` is the ``next`` of the pass before.
+
+        The app does this by itself while its ring has older keys, and ``sessiondb reencrypt`` at once. Raises
+        ``ConfigurationError`` without ``keys``.
+        """
+        reencryption = self.runtime.reencryption
+        if reencryption is None:
+            raise ConfigurationError("SessionDB.reencrypt: there are no keys; use SessionDB(keys=KeyRing.from_env()).")
+        await self.runtime.ready()
+        return await reencryption.one_pass(Sid(after) if after is not None else None, limit)
 
     async def stats(self) -> Stats:
         """Counts of sessions, users and events; ``db.counters`` has what this process has seen."""
@@ -284,10 +361,11 @@ class SessionDB:
             authenticated_at=record.authenticated_at,
             ended_at=ended_at,
             end_reason=end_reason,
-            remembered=record.lifetime == "remembered",
+            policy=policy_name(record.lifetime),
+            remembered=is_remembered(record.lifetime),
             first_client=decode_client(record.client_first),
             client=decode_client(record.client_last),
-            auth=decode_auth(record.auth),
+            auth=proofs.shown(runtime, record),
             risk=decode_risk(record.risk),
             data=data,
         )

@@ -13,17 +13,23 @@ from typing import TypeVar, TypeVarTuple
 
 import msgspec
 
-from sessiondb.background import Background
-from sessiondb.core.change import Change, End, Outcome, new_change_id
+from sessiondb.background import Background, Waiting
+from sessiondb.core.breaker import Circuit, CircuitBreaker
+from sessiondb.core.change import Applied, Change, End, Gone, Outcome, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, raise_own
 from sessiondb.core.events import Event, EventType
-from sessiondb.core.policy import SECOND, Caps, Policy
+from sessiondb.core.policies import Policies
+from sessiondb.core.policy import SECOND, Caps, Policy, touch_interval
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.keyring import KeyRing
 from sessiondb.outage import Outage
+from sessiondb.reencryption import Reencryption
 from sessiondb.stores.base import ChangeResult, Cutoffs, Ended, Query, Store, Swept
 from sessiondb.stores.coalescing import CoalescingStore
+from sessiondb.stores.encrypting import EncryptingStore
 from sessiondb.stores.recovering import RecoveringStore
+from sessiondb.watching import UNKNOWN, Ends, Watching
 
 log = logging.getLogger("sessiondb")
 
@@ -36,23 +42,28 @@ CLOCK_WARNING = 2 * SECOND
 REOPEN_PAUSE = 1.0
 
 
+PolicyFor = Callable[[str], "str | Awaitable[str | None] | None"]
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What ``SessionDB`` was given, checked."""
 
-    policy: Policy
+    policies: Policies
     timeout: float
     max_session_bytes: int
     sweep_every: float | None
     clock: Callable[[], int]
+    policy_for: PolicyFor | None = None
+    breaker: CircuitBreaker | None = None
+    keys: KeyRing | None = None
 
 
 class Runtime:
     """One event loop's use of a store. Opened on first use; all its tasks and timers belong to that loop."""
 
-    def __init__(self, store: Store, settings: Settings, counters: Counter[str]) -> None:
-        self.policy = settings.policy
-        self.caps: Caps = settings.policy.caps
-        self.rotate_every = settings.policy.rotate_every_micros
+    def __init__(self, store: Store, settings: Settings, counters: Counter[str], ends: Ends) -> None:
+        self.use(settings.policies)
+        self.policy_for = settings.policy_for
         self.max_session_bytes = settings.max_session_bytes
         self.timeout = settings.timeout
         self.counters = counters
@@ -62,8 +73,23 @@ class Runtime:
         self._settings = settings
         self._clock = settings.clock
         self._raw = store
-        self.store = CoalescingStore(RecoveringStore(store), timeout=settings.timeout)
+        self.read_circuit = self._circuit("reading")
+        self.write_circuit = self._circuit("writing")
+        self.read_circuit.beside, self.write_circuit.beside = self.write_circuit, self.read_circuit
+        self._inner: Store = RecoveringStore(store)
+        self.reencryption: Reencryption | None = None
+        if settings.keys is not None:
+            encrypting = EncryptingStore(self._inner, settings.keys)
+            self._inner = encrypting
+            self.reencryption = Reencryption(
+                store, encrypting, settings.keys, caps=lambda: self.caps, now=self.now, timeout=settings.timeout * 5
+            )
+        self.store = CoalescingStore(
+            self._inner, timeout=settings.timeout, reads=self.read_circuit, writes=self.write_circuit
+        )
         self.background = Background(self.store, counters)
+        self._ends = ends
+        self.watching = Watching(self, ends)
         self._opened = False
         self._opening = asyncio.Lock()
         self._failed_at = -REOPEN_PAUSE
@@ -72,6 +98,23 @@ class Runtime:
         self._worker = secrets.token_hex(8)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- policies -----------------------------------------------------------------------------------------
+
+    def use(self, policies: Policies) -> None:
+        """Go by ``policies`` from now on. May be called from another thread."""
+        self.policies = policies
+        self.caps: Caps = policies.caps
+
+    @property
+    def policy(self) -> Policy:
+        """The default policy."""
+        return self.policies.default
+
+    def touch_interval(self, record: Record) -> int:
+        """How old ``last_seen_at`` of ``record`` may get before it is written again."""
+        cap = self.caps.of(record.lifetime).idle
+        return touch_interval(record.idle if record.idle < cap else cap)
 
     # -- opening, closing and the clock -------------------------------------------------------------------
 
@@ -83,15 +126,19 @@ class Runtime:
         """Open the store if it is not open yet. After a failure the next try waits for a second."""
         if self._opened:
             return
+        if self._failure is not None and self._opening.locked():
+            # Somebody tries again already; where that takes its time, nobody else has to wait for it.
+            raise StoreUnavailable(self._failure, retry_after=REOPEN_PAUSE)
         async with self._opening:
             if self._opened:
                 return
-            if self._failure is not None and time.monotonic() - self._failed_at < REOPEN_PAUSE:
+            left = self._failed_at + REOPEN_PAUSE - time.monotonic()
+            if self._failure is not None and left > 0:
                 # A new one each time: an exception that is raised again gathers tracebacks.
-                raise StoreUnavailable(self._failure)
+                raise StoreUnavailable(self._failure, retry_after=left)
             try:
                 async with asyncio.timeout(self._settings.timeout * 5):
-                    await self._raw.open()
+                    await self._inner.open()
                     try:
                         await self._measure_clock()
                     except BaseException:
@@ -108,11 +155,14 @@ class Runtime:
                 self.reads.failed(failure)
                 raise failure from failure.__cause__
         self._later("clock", CLOCK_EVERY, self._measure_clock)
+        if self.reencryption is not None:
+            self.reencryption.schedule(self._later)
         if self._settings.sweep_every is not None:
             self._later("sweep", self._sweep_pause(), self._sweep_in_turn)
 
     async def close(self) -> None:
         """Flush touches and events, end timers and tasks, and release the store. Bounded by the timeout."""
+        self.watching.stop()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -120,16 +170,41 @@ class Runtime:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._settings.timeout)
-        if not self._opened:
+        if self._opened:
+            self.write_circuit.probe_now()  # the last occasion to find out that the database is back
+            try:
+                async with asyncio.timeout(self._settings.timeout * 2):
+                    await self.background.flush()
+            except TimeoutError:
+                pass  # what is left is told below
+        self._tell_lost(await self.background.give_up())
+        if self._opened:
+            self._opened = False
+            await self.store.close()
+
+    def _tell_lost(self, lost: Waiting) -> None:
+        if not any(lost):
             return
-        try:
-            async with asyncio.timeout(self._settings.timeout * 2):
-                await self.background.flush()
-        except TimeoutError:
-            log.error("Touches and events were still waiting for %s when it was closed.", self._raw.name)
-        self.background.stop()
-        self._opened = False
-        await self.store.close()
+        self.counters["lost_touches"] += lost.touches
+        self.counters["lost_ends"] += lost.ends
+        self.counters["lost_events"] += lost.events
+        log.error(
+            "%s was closed before %d touches, %d ends and %d events could be written; they are lost. Sessions may end "
+            "sooner than they should by a touch; those whose end is lost end when they are next used or expire.",
+            self._raw.name,
+            *lost,
+        )
+
+    def _circuit(self, use: str) -> Circuit:
+        settings = self._settings
+        return Circuit(
+            f"{self._raw.name}, {use}",
+            settings.breaker,
+            clock=time.monotonic,
+            counters=self.counters,
+            longest_call=settings.timeout,
+            on_open=lambda why: log.warning("%s", why),
+        )
 
     async def _measure_clock(self) -> None:
         before = self._settings.clock()
@@ -198,7 +273,10 @@ class Runtime:
 
     async def apply_one(self, change: Change, event: Event | None = None) -> Outcome:
         """Write one change. Raises ``StoreError`` or ``SessionDataError``."""
-        return self.applied(await self.apply_soon(change, event))
+        outcome = self.applied(await self.apply_soon(change, event))
+        if type(change) is End:
+            self._note_end(change, outcome)
+        return outcome
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event]) -> list[Outcome]:
         """Write changes that go out together. Raises ``StoreError`` or ``SessionDataError`` if one fails."""
@@ -208,7 +286,11 @@ class Runtime:
         except StoreError as error:
             self.writes.failed(error)
             raise
-        return [self._outcome(result) for result in results]
+        outcomes = [self._outcome(result) for result in results]
+        for change, outcome in zip(changes, outcomes, strict=True):
+            if type(change) is End:
+                self._note_end(change, outcome)
+        return outcomes
 
     def _outcome(self, result: ChangeResult) -> Outcome:
         if isinstance(result, (StoreError, SessionDataError)):
@@ -260,20 +342,36 @@ class Runtime:
             id=new_change_id(),
             reason=reason,
             at=now if at is None else at,
-            purge_at=now + self.policy.keep_ended_micros,
+            purge_at=now + self.policies.of(record).keep_ended_micros,
             if_rev=if_rev,
         )
 
     def end_later(self, record: Record, reason: EndReason, *, at: int | None = None, ip: str | None = None) -> None:
         """End ``record`` with the next batch in the background."""
+        self.ended(record.sid, reason)
         self.background.end(
             self.end_of(record, reason, at=at),
             self.event(EventType.SESSION_ENDED, record=record, reason=reason, ip=ip),
         )
 
+    def ended(self, sid: Sid, reason: str | None) -> None:
+        """A session has ended, by this process or as it has just learnt: its open connections here are told at once.
+
+        Every end comes through here: those by a change, by a set-based verb, and those that were seen on reading.
+        """
+        if self._ends:
+            self._ends.tell(sid, reason or UNKNOWN)
+
+    def _note_end(self, change: End, outcome: Outcome) -> None:
+        if isinstance(outcome, Gone):
+            self.ended(change.sid, outcome.reason)
+        elif isinstance(outcome, Applied):
+            self.ended(change.sid, change.reason)
+
     def report_ended(self, ended: Sequence[Ended]) -> None:
         """Queue the events of sessions that a set-based verb has ended."""
         for one in ended:
+            self.ended(one.sid, one.reason)
             self.counters[EventType.SESSION_ENDED.value] += 1
             self.background.event(
                 Event(type=EventType.SESSION_ENDED, at=one.at, sid=one.sid, user_id=one.user_id, reason=one.reason)
@@ -288,7 +386,7 @@ class Runtime:
             user_id=user_id,
             keep=keep,
             not_before=now,
-            purge_at=now + self.policy.keep_ended_micros,
+            purge_at=now + self.policies.keep_ended,
         )
         async with self.using_store() as store:
             ended = await store.end_where(query, EndReason.REVOKED)
@@ -307,7 +405,7 @@ class Runtime:
         cutoffs = Cutoffs(
             now=self.now(),
             caps=self.caps,
-            keep_ended=self.policy.keep_ended_micros,
+            keep_ended=self.policies.keep_ended,
             worker=self._worker if in_turn else None,
             turn=int(every * 1.5 * SECOND),
         )

@@ -191,9 +191,18 @@ class Session(SessionDict):
         proofs.stage_step_up(state, self.user_id, methods, level)
         return Durably(self)
 
-    def logout(self) -> Durably:
-        """End this session here and everywhere; what this request wrote into it is dropped with it."""
+    def logout(self, *, clear_site_data: Iterable[str] = ()) -> Durably:
+        """End this session here and everywhere; what this request wrote into it is dropped with it.
+
+        ``clear_site_data``: what the browser is asked to remove of the whole site, such as ``("cookies", "storage")``
+        (the header ``Clear-Site-Data``, W3C; over https). ``"cookies"`` takes those of all apps of the site's domain.
+        Raises ``ConfigurationError`` for what the header does not know.
+        """
         state = self._use()
+        if clear_site_data:
+            state.clear_site_data = clear_site_data_value(clear_site_data)
+            if state.headers_sent:
+                log.warning("logout(clear_site_data=...) comes too late for its header: the response has started.")
         if state.record is None:
             state.record, state.replaces = state.replaces, None
         state.staged = "logout"

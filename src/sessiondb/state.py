@@ -20,13 +20,17 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class StagedLogin(msgspec.Struct, frozen=True):
-    """A login that waits for its commit. ``token`` is the new session's; ``keep`` narrows what comes along."""
+    """A login that waits for its commit. ``token`` is the new session's; ``keep`` narrows what comes along.
+
+    ``policy`` is the name of the one that was asked for.
+    """
 
     user_id: str
     token: Token
     remember: bool
     auth: Auth
     keep: frozenset[str] | None
+    policy: str | None = None
 
 
 class StagedReauthentication(msgspec.Struct, frozen=True):
@@ -34,9 +38,17 @@ class StagedReauthentication(msgspec.Struct, frozen=True):
 
     remember: bool
     auth: Auth
+    policy: str | None = None
 
 
-Staged = StagedLogin | StagedReauthentication | Literal["rotate", "logout"] | None
+class StagedStepUp(msgspec.Struct, frozen=True):
+    """One more proof of who the user is: the session stays, its secret changes."""
+
+    methods: tuple[str, ...]
+    level: int | None
+
+
+Staged = StagedLogin | StagedReauthentication | StagedStepUp | Literal["rotate", "logout"] | None
 
 
 class View(Protocol):
@@ -93,7 +105,8 @@ class State:
     ``record`` is the living session as last seen, ``base`` the data of it that this request believes stored.
     ``stale`` says that others may have written since, so that compare-and-set must read again. ``noted`` says that
     this use of the session has been noted (touched, rotated when due). ``outgoing`` is what the response has to tell
-    the client: a token, or ``False`` to forget the one it has. ``encoded`` hands what ``is_settled`` has encoded to
+    the client: a token, or ``False`` to forget the one it has. ``via`` is the request header that carries the token, if
+    no cookie does; ``untold`` says that such a client is never told a token (and ``headers_sent`` is true from the start). ``encoded`` hands what ``is_settled`` has encoded to
     ``delta``, if that is asked at once.
     """
 
@@ -108,6 +121,9 @@ class State:
     written: bool = False
     noted: bool = False
     headers_sent: bool = False
+    via: str | None = None
+    untold: bool = False
+    clear_site_data: bytes | None = None
     outgoing: Token | Literal[False] | None = None
     undelivered: bool = False
     ended_reason: str | None = None

@@ -10,8 +10,8 @@ from sessiondb.core import codec, token
 from sessiondb.core.change import Applied, Gone, Outcome, Touch, new_change_id
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import EventType
-from sessiondb.core.policy import touch_interval
-from sessiondb.core.record import Auth, EndReason, Lifetime, Record, encode_auth
+from sessiondb.core.policies import DEFAULT
+from sessiondb.core.record import Auth, EndReason, Record, encode_auth
 from sessiondb.core.token import Token
 from sessiondb.runtime import Runtime
 from sessiondb.state import State
@@ -23,14 +23,13 @@ def new_record(
     data: bytes,
     client: bytes = b"{}",
     user_id: str | None = None,
-    remember: bool = False,
+    lifetime: str = DEFAULT,
     auth: Auth | None = None,
     issued: Token | None = None,
 ) -> tuple[Record, Token]:
-    """A record for a new session by the policy, and its token."""
+    """A record for a new session by the policy that ``lifetime`` names, and its token."""
     now = runtime.now()
     issued = issued or token.mint(now)
-    lifetime = lifetime_name(remember)
     lifetimes = runtime.caps.of(lifetime)
     record = Record(
         sid=issued.sid,
@@ -51,11 +50,6 @@ def new_record(
         data=data,
     )
     return record, issued
-
-
-def lifetime_name(remember: bool) -> Lifetime:
-    """The name of the lifetime that a login gets."""
-    return "remembered" if remember else "normal"
 
 
 @contextmanager
@@ -93,7 +87,7 @@ def issue(state: State, issued: Token, *, undelivered: bool = True) -> None:
 
 def touch_with(state: State, record: Record, now: int) -> Touch | None:
     """A touch for a change that is written anyway, when one is due."""
-    if now - record.last_seen_at < touch_interval(record.idle):
+    if now - record.last_seen_at < state.runtime.touch_interval(record):
         return None
     client = state.visitor.encoded()
     return Touch(now, client if client != record.client_last else None)
@@ -101,7 +95,7 @@ def touch_with(state: State, record: Record, now: int) -> Touch | None:
 
 def touch_when_due(state: State, record: Record) -> None:
     """Queue a touch if the last one, written or waiting, is old enough."""
-    interval = touch_interval(record.idle)
+    interval = state.runtime.touch_interval(record)
     if state.began_at - record.last_seen_at < interval:
         return
     background = state.runtime.background
@@ -119,6 +113,7 @@ def write_after_end(session: dict[str, Any], state: State, record: Record, gone:
     runtime.background.event(
         runtime.event(EventType.WRITE_AFTER_END, record=record, reason=reason, ip=state.visitor.ip)
     )
+    runtime.ended(record.sid, reason)
     become_anonymous(session, state)
     # Whatever token waited for the response is dead now: it could only replace that of a login made meanwhile.
     state.outgoing = None

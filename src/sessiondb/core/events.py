@@ -15,6 +15,7 @@ class EventType(enum.StrEnum):
 
     LOGIN = "authn_login_success"
     SESSION_CREATED = "session_created"
+    STEP_UP = "authn_step_up"  # one more proof of who the user is
     SESSION_RENEWED = "session_renewed"  # the secret was rotated
     SESSION_ENDED = "session_ended"
     LOGIN_REFUSED = "login_refused"

@@ -83,6 +83,7 @@ class Policy:
     * ``per_user`` (``None``): how many living sessions a user may have.
     * ``on_limit`` (``"end_oldest"``): what a login above it does: end the oldest, or be refused.
     * ``keep_ended`` (7 days): how long an ended session can still be listed.
+    * ``step_up`` (1 hour): how long the level that ``session.step_up()`` has raised holds.
 
     Raises ``ConfigurationError`` for values that contradict each other. Lowering a lifetime ends old sessions;
     raising it does not extend them. See OWASP ASVS 7.3 and NIST SP 800-63B-4 section 5.2.
@@ -95,6 +96,7 @@ class Policy:
     per_user: int | None = None
     on_limit: OnLimit = "end_oldest"
     keep_ended: timedelta | float = timedelta(days=7)
+    step_up: timedelta | float = timedelta(hours=1)
 
     def __post_init__(self) -> None:
         idle, absolute = _micros("idle", self.idle), _micros("absolute", self.absolute)
@@ -106,6 +108,7 @@ class Policy:
         if self.remember is not None:
             _micros("remember", self.remember)
         _micros("keep_ended", self.keep_ended)
+        _micros("step_up", self.step_up)
         if self.rotate_every is not None and _micros("rotate_every", self.rotate_every) < 60 * SECOND:
             raise ConfigurationError(
                 "Policy: rotate_every is under 60 seconds, more often than browsers in parallel can follow; use 60 "
@@ -116,6 +119,11 @@ class Policy:
             raise ConfigurationError(f"Policy: per_user is {per_user!r}; use 1 or more, or None for no limit.")
         if self.on_limit not in ("end_oldest", "refuse"):
             raise ConfigurationError(f"Policy: on_limit is {self.on_limit!r}; use 'end_oldest' or 'refuse'.")
+
+    @classmethod
+    def nist_aal1(cls) -> Policy:
+        """NIST SP 800-63B-4 section 2.1.3: at most 30 days; it asks for no limit on time without activity."""
+        return cls(idle=timedelta(days=30), absolute=timedelta(days=30), remember=None)
 
     @classmethod
     def nist_aal2(cls) -> Policy:
@@ -144,6 +152,11 @@ class Policy:
     def keep_ended_micros(self) -> int:
         """How long a tombstone stays, in microseconds."""
         return _micros("keep_ended", self.keep_ended)
+
+    @property
+    def step_up_micros(self) -> int:
+        """``step_up`` in microseconds."""
+        return _micros("step_up", self.step_up)
 
     @property
     def rotate_every_micros(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import uuid
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -18,7 +18,6 @@ CHANGE_ID_BYTES = 8
 REMEMBERED_CHANGES = 8
 NO_SALT = b""  # the last rotation kept none: its old secret is never served again
 
-Lifetime = Literal["normal", "remembered"]
 LINK_BYTES = 16
 
 
@@ -32,6 +31,11 @@ class EndReason(enum.StrEnum):
     EXPIRED_ABSOLUTE = "expired_absolute"
     LIMIT = "limit"  # the user had too many sessions
     REFUSED = "refused"  # the login was refused after its session had been written
+    PASSWORD_CHANGED = "password_changed"
+    LOCKED = "locked"  # the user was locked
+    ADMIN = "admin"  # somebody who looks after the service has ended it
+    IDP_LOGOUT = "idp_logout"  # the user has logged out at the identity provider
+    IMPERSONATION_ENDED = "impersonation_ended"  # who impersonated the user has stopped, or has no session any more
     REUSE = "reuse"  # a retired secret was presented: the token was stolen
     UNDELIVERED = "undelivered"  # the token never reached the client
 
@@ -96,12 +100,29 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
+class StepUp:
+    """One more proof, given at ``at`` (microseconds UTC) by ``session.step_up``."""
+
+    at: int
+    methods: tuple[str, ...] = ()
+    level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Auth:
-    """How the user proved who they are. ``methods`` as in RFC 8176 (``"pwd"``, ``"otp"``, ``"hwk"``, ...)."""
+    """How the user proved who they are. ``methods`` as in RFC 8176 (``"pwd"``, ``"otp"``, ``"hwk"``, ...).
+
+    As people are shown it: the methods of the login and of the ``step_ups`` that still count, the highest ``level`` of
+    them, and when that was last proved (``level_at``, microseconds UTC). As stored: those of the login, and ``step_ups``.
+    ``impersonator`` is the user who has this session in the user's place, ``impersonator_sid`` their own session.
+    """
 
     methods: tuple[str, ...] = ()
     level: int | None = None
     impersonator: str | None = None
+    impersonator_sid: Sid | None = None
+    level_at: int | None = None
+    step_ups: tuple[StepUp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +135,10 @@ class Risk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """A session as shown on pages and in scripts. Holds no secret. Times are int64 microseconds UTC."""
+    """A session as shown on pages and in scripts. Holds no secret. Times are int64 microseconds UTC.
+
+    ``policy`` is the name of the one that it was made under, ``"normal"`` for the default one.
+    """
 
     sid: Sid
     user_id: str | None
@@ -124,6 +148,7 @@ class SessionInfo:
     authenticated_at: int | None
     ended_at: int | None
     end_reason: str | None
+    policy: str
     remembered: bool
     first_client: Client
     client: Client
@@ -148,7 +173,14 @@ def encode_client(ip: str | None, user_agent: bytes | None) -> bytes:
 
 def encode_auth(auth: Auth) -> bytes:
     """An ``Auth`` as JSON."""
-    fields = (("methods", auth.methods or None), ("level", auth.level), ("impersonator", auth.impersonator))
+    fields = (
+        ("methods", auth.methods or None),
+        ("level", auth.level),
+        ("impersonator", auth.impersonator),
+        ("impersonator_sid", auth.impersonator_sid),
+        ("level_at", auth.level_at),
+        ("step_ups", auth.step_ups or None),
+    )
     return _encode({name: value for name, value in fields if value is not None})
 
 
@@ -166,6 +198,11 @@ def decode_auth(data: bytes) -> Auth:
         return _auth(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Auth()
+
+
+def is_impersonated(auth: bytes) -> bool:
+    """Whether somebody else than the user has the session of that ``Auth``. Costs next to nothing for all others."""
+    return b"impersonator" in auth and decode_auth(auth).impersonator is not None
 
 
 def decode_risk(data: bytes) -> Risk:

@@ -94,6 +94,8 @@ def login(
     data: Mapping[str, Any] | None = None,
     remember: bool = False,
     methods: Iterable[str] = (),
+    level: int | None = None,
+    policy: str | None = None,
 ) -> SessionInfo: ...
 
 
@@ -107,6 +109,8 @@ def login(
     data: Mapping[str, Any] | None = None,
     remember: bool = False,
     methods: Iterable[str] = (),
+    level: int | None = None,
+    policy: str | None = None,
 ) -> Coroutine[Any, Any, SessionInfo]: ...
 
 
@@ -119,6 +123,8 @@ def login(
     data: Mapping[str, Any] | None = None,
     remember: bool = False,
     methods: Iterable[str] = (),
+    level: int | None = None,
+    policy: str | None = None,
 ) -> SessionInfo | Coroutine[Any, Any, SessionInfo]:
     """Sign ``user_id`` in: a real session in the app's database, and its cookie in the client's jar.
 
@@ -126,7 +132,8 @@ def login(
     * ``db`` and ``cookie`` are those of the app's ``SessionMiddleware``. Say ``cookie="admin"`` where an app has
       several, and ``db=`` (with ``cookie=Cookie(...)``, if that is not the default) for an app that hides its
       middleware in a function, or that runs in another process.
-    * ``data``: what the session holds; ``remember`` and ``methods`` as in ``session.login``.
+    * ``data``: what the session holds; ``remember``, ``methods``, ``level`` and ``policy`` as in
+      ``session.login``.
 
     Logging in again replaces the cookie; the session before stays alive, as another device's does. Raises
     ``ConfigurationError`` where the app's sessions cannot be found or the client would not send the cookie,
@@ -141,11 +148,16 @@ def login(
             data,
             remember=remember,
             methods=methods,
+            level=level,
+            policy=policy,
             user_agent=getattr(client, "headers", {}).get("user-agent"),
         )
 
     def keep(issued: Issued) -> SessionInfo:
-        max_age = db.policy.caps.of("remembered").absolute // SECOND if remember else None
+        max_age = None
+        if remember:
+            lifetime = db._policies.lifetime(issued.session.policy, remember)
+            max_age = db._policies.caps.of(lifetime).absolute // SECOND
         _put(client.cookies.jar, url, cookie, issued, max_age)
         return issued.session
 
@@ -179,13 +191,19 @@ def _place(client: object, db: SessionDB | None, cookie: Cookie | str | None) ->
     if db is not None and isinstance(cookie, Cookie):
         return db, cookie
     app = getattr(client, "app", None) or getattr(getattr(client, "_transport", None), "app", None)
-    found = _middlewares(app)
+    all_found = _middlewares(app)
+    found = [(depth, one, one.cookie) for depth, one in all_found if one.cookie is not None]
+    if all_found and not found:
+        raise ConfigurationError(
+            "login: the app takes tokens in headers only, and clients keep no such thing. Have db.create(user_id) issue "
+            "one, and pass it: client.headers['Authorization'] = f'Bearer {issued.token}'."
+        )
     if isinstance(cookie, str):
-        found = [one for one in found if one[1].cookie.full_name in spellings(cookie)]
+        found = [one for one in found if one[2].full_name in spellings(cookie)]
     elif found:
         # An app's own sessions come before those of the apps that are mounted in it.
         found = [one for one in found if one[0] == found[0][0]]
-    names = sorted({middleware.cookie.full_name for _, middleware in found})
+    names = sorted({each.full_name for _, _, each in found})
     if len(names) > 1:
         raise ConfigurationError(
             f"login: the app has several session cookies ({', '.join(names)}); name one: "
@@ -200,8 +218,8 @@ def _place(client: object, db: SessionDB | None, cookie: Cookie | str | None) ->
             "app.add_middleware(SessionMiddleware, db=db); if the app is wrapped in a function or runs elsewhere, "
             "pass what it uses: login(client, user_id, db=db, cookie=Cookie(...))."
         )
-    middleware = found[0][1]
-    return db or middleware.db, cookie if isinstance(cookie, Cookie) else middleware.cookie
+    _, middleware, its_cookie = found[0]
+    return db or middleware.db, cookie if isinstance(cookie, Cookie) else its_cookie
 
 
 def _middlewares(app: object) -> list[tuple[int, SessionMiddleware]]:

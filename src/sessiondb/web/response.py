@@ -12,11 +12,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sessiondb.commit import commit, is_settled
 from sessiondb.core.errors import LoginRefused, SessionUnavailable, StoreError
+from sessiondb.core.policies import is_remembered
 from sessiondb.core.policy import SECOND
 from sessiondb.core.record import EndReason
 from sessiondb.core.token import Token
 from sessiondb.session import Session, state_of
-from sessiondb.web.cookie import Cookie
+from sessiondb.web.live import EVENT_STREAM, Live, LiveStream
+from sessiondb.web.transports import Face
 
 log = logging.getLogger("sessiondb")
 
@@ -33,16 +35,18 @@ class SessionResponse:
     last message leaves. ``finish`` stores what a background task or a WebSocket changed.
     """
 
-    __slots__ = ("_cookie", "_send", "_session", "_state", "failure", "on_set_cookie", "started")
+    __slots__ = ("_face", "_scope", "_send", "_session", "_state", "failure", "live", "on_set_cookie", "started")
 
-    def __init__(self, cookie: Cookie, session: Session, send: Send) -> None:
-        self._cookie = cookie
+    def __init__(self, face: Face, session: Session, scope: Scope, send: Send) -> None:
+        self._face = face
+        self._scope = scope
         self._session = session
         self._state = state_of(session)
         self._send = send
         self.started = False
         self.failure: SessionUnavailable | LoginRefused | None = None
         self.on_set_cookie: Callable[[], None] | None = None
+        self.live: Live | None = None
 
     async def __call__(self, message: Message) -> None:
         """Send ``message``, after the commit that is due before it."""
@@ -96,9 +100,7 @@ class SessionResponse:
     def _failed(self, error: LoginRefused | StoreError) -> SessionUnavailable | LoginRefused:
         """Remember why a commit failed, as what the client is answered."""
         if isinstance(error, StoreError) and not isinstance(error, SessionUnavailable):
-            unavailable = SessionUnavailable(str(error), outcome=error.outcome)
-            unavailable.__cause__ = error
-            error = unavailable
+            error = SessionUnavailable.because_of(error)
         self.failure = error
         return error
 
@@ -108,55 +110,70 @@ class SessionResponse:
         """The headers of a response that depends on the session."""
         headers: list[tuple[bytes, bytes]] = []
         varies = caching = False
+        vary = self._face.vary
         for name, value in given:
             length = len(name)
             if length == 4 and name.lower() == b"vary":
                 varies = True
-                value = _with_field(value, self._cookie.vary)
+                value = _with_fields(value, vary)
             elif length == 13 and name.lower() == b"cache-control":
                 if outgoing is not None:
                     _warn_if_public(value)
                     continue
                 caching = True
+            elif length == 12 and value[:17].lower() == EVENT_STREAM and name.lower() == b"content-type":
+                self._watch_stream()
             headers.append((name, value))
         if not varies:
-            headers.append((b"vary", self._cookie.vary))
+            headers.append((b"vary", vary))
+        if self._state.clear_site_data is not None:
+            headers.append((b"clear-site-data", self._state.clear_site_data))
         if outgoing is None:
             if not caching:
                 headers.append(_PRIVATE)
             return headers
         headers.append(_NO_STORE)
-        headers.append(self._cookie_header(outgoing))
+        telling = self._telling(outgoing)
+        if telling is not None:
+            headers.append(telling)
         self._state.outgoing = None
         self._state.undelivered = False
         if self.on_set_cookie is not None:
             self.on_set_cookie()
         return headers
 
-    def _cookie_header(self, outgoing: Token | bool) -> tuple[bytes, bytes]:
+    def _watch_stream(self) -> None:
+        record = self._state.record
+        if record is not None and record.user_id is not None:
+            self.live = stream = LiveStream(self._state, self._scope, self._send, self._face.recheck)
+            self._send = stream.send
+
+    def _telling(self, outgoing: Token | bool) -> tuple[bytes, bytes] | None:
         if not isinstance(outgoing, Token):
-            return self._cookie.delete_header()
+            return self._face.way.delete_header()
         state = self._state
         record = state.record
         max_age = None
-        if record is not None and record.lifetime == "remembered":
+        if record is not None and is_remembered(record.lifetime):
             runtime = state.runtime
             max_age = max(1, (runtime.caps.hard_end(record) - runtime.now()) // SECOND)
-        return self._cookie.set_header(outgoing, max_age)
+        return self._face.way.set_header(outgoing, max_age)
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: HTTPException) -> None:
     """Answer ``error`` as plain text; a WebSocket handshake is denied with it where the server can say so."""
     response = PlainTextResponse(error.detail, status_code=error.status_code, headers=error.headers)
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008 if error.status_code == 403 else 1013})
+        await send({"type": "websocket.close", "code": 1008 if error.status_code in (401, 403) else 1013})
         return
     await response(scope, receive, send)
 
 
-def _with_field(vary: bytes, field: bytes) -> bytes:
+def _with_fields(vary: bytes, fields: bytes) -> bytes:
     listed = [part.strip().lower() for part in vary.split(b",")]
-    return vary if b"*" in listed or field.lower() in listed else vary + b", " + field
+    if b"*" in listed:
+        return vary
+    return b", ".join([vary, *(field for field in fields.split(b", ") if field.lower() not in listed)])
 
 
 def _warn_if_public(caching: bytes) -> None:
