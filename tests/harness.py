@@ -164,7 +164,8 @@ class Shop:
         self.faults = FaultyStore(memory)
         self.store = WatchedStore(self.faults)
         # A stalled machine must not look like a slow database.
-        settings = {"timeout": 60.0, "sweep_every": None, "clock": clock, **settings}
+        # And the next request is to ask it again, however many have failed.
+        settings = {"timeout": 60.0, "breaker": None, "sweep_every": None, "clock": clock, **settings}
         self.db = SessionDB(self.store, **settings)
         self.keys = itertools.count()
         self.actions: dict[str, Action] = {}
@@ -221,7 +222,7 @@ class Shop:
 
     def another_db(self, **settings: Any) -> SessionDB:
         """Another process on the same database."""
-        settings = {"timeout": 60.0, "sweep_every": None, "clock": self.clock, **settings}
+        settings = {"timeout": 60.0, "breaker": None, "sweep_every": None, "clock": self.clock, **settings}
         return SessionDB(self.store, **settings)
 
 

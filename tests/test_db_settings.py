@@ -30,6 +30,8 @@ from sessiondb.stores.memory import MemoryStore
         ({"policy": {"idle": 1}}, "policy"),
         ({"policy": 60}, "policy"),
         ({"clock": 5}, "clock"),
+        ({"breaker": True}, "breaker"),
+        ({"breaker": 5}, "breaker"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_and_named(settings: dict[str, Any], setting: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.errors import (
     ConfigurationError,
     CrossOriginRefused,
@@ -18,14 +19,17 @@ from sessiondb.core.errors import (
     StoreUnavailable,
 )
 from sessiondb.core.events import Event, EventType
+from sessiondb.core.limits import Limits, SuspiciousNetwork
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo
 from sessiondb.db import Issued, SessionDB
+from sessiondb.probing import Readiness
 from sessiondb.session import Session
 from sessiondb.stores.base import Ended, EventPage, Stats, Store, Swept, open_store
 from sessiondb.web.cookie import Cookie
 from sessiondb.web.csrf import CrossOrigin
 from sessiondb.web.middleware import SessionMiddleware
+from sessiondb.web.readiness import readiness
 from sessiondb.web.typed import SessionOf
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Auth",
+    "CircuitBreaker",
     "Client",
     "ConfigurationError",
     "Cookie",
@@ -55,8 +60,10 @@ __all__ = [
     "EventType",
     "HeadersSent",
     "Issued",
+    "Limits",
     "LoginRefused",
     "Policy",
+    "Readiness",
     "RequireLogin",
     "RequireRecentLogin",
     "Risk",
@@ -73,9 +80,11 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreUnavailable",
+    "SuspiciousNetwork",
     "Swept",
     "current_session",
     "open_store",
+    "readiness",
     "require_login",
     "session_of",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sessiondb.core.change import Change, End, Touch, Update, merge_touches, new_change_id
 from sessiondb.core.errors import StoreError
@@ -16,6 +17,14 @@ from sessiondb.stores.base import Store
 FLUSH_EVERY = 1.0
 MOST_EVENTS = 10_000
 MOST_CHANGES = 100_000
+
+
+class Waiting(NamedTuple):
+    """How many touches, ends and events have not been written."""
+
+    touches: int
+    ends: int
+    events: int
 
 
 class Background:
@@ -64,6 +73,20 @@ class Background:
         """The newest touch of ``sid`` that waits to be written, or 0."""
         touch = self._touches.get(sid)
         return 0 if touch is None else touch.at
+
+    @property
+    def waiting(self) -> Waiting:
+        """How much has not been written yet; what a batch under way carries is not counted."""
+        return Waiting(len(self._touches), len(self._ends), len(self._events))
+
+    async def give_up(self) -> Waiting:
+        """Stop; what a batch under way carries counts as not written. Returns what is lost."""
+        self.stop()
+        if self._flushing is not None and not self._flushing.done():
+            self._flushing.cancel()
+            await asyncio.wait([self._flushing])
+        self.stop()
+        return self.waiting
 
     async def flush(self) -> None:
         """Write all that waits, now. What fails stays queued; nothing is raised."""

@@ -20,6 +20,7 @@ from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.change import Create
 from sessiondb.core.errors import ConfigurationError, SessionDataError
 from sessiondb.core.events import EventType
+from sessiondb.core.limits import Limits
 from sessiondb.core.policies import Policies, is_remembered, policy_name
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import (
@@ -37,6 +38,7 @@ from sessiondb.keyring import KeyRing
 from sessiondb.lifespan import Lifespan
 from sessiondb.login import admit
 from sessiondb.opening import open_session
+from sessiondb.probing import Readiness
 from sessiondb.runtime import PolicyFor, Runtime, Settings, system_clock
 from sessiondb.session import Session
 from sessiondb.source import store_from
@@ -76,6 +78,7 @@ class SessionDB:
       ``"anonymous"``.
     * ``max_session_bytes`` (65,536): the most that one session's data may take, encoded.
     * ``keys`` (``None``: nothing is encrypted): a ``KeyRing``; the values in the database are encrypted with it.
+    * ``limits`` (``Limits()``): keys per session, and what one network may do.
     * ``sweep_every`` (60 s): how often this worker offers to sweep; ``None``: only ``sweep()`` does.
     * ``clock``: microseconds since the epoch; for tests. The store's own clock decides, so give it the same one.
 
@@ -96,6 +99,7 @@ class SessionDB:
         on_load_error: OnLoadError = "error",
         max_session_bytes: int = codec.MAX_BYTES,
         keys: KeyRing | None = None,
+        limits: Limits = Limits(),  # noqa: B008  frozen
         sweep_every: float | None = 60.0,
         clock: Callable[[], int] = system_clock,
     ) -> None:
@@ -116,6 +120,8 @@ class SessionDB:
         if keys is not None and not isinstance(keys, KeyRing):
             # Not what it is: it may be a key.
             raise ConfigurationError(f"SessionDB: keys is a {type(keys).__name__}; use keys=KeyRing.from_env().")
+        if not isinstance(limits, Limits):
+            raise ConfigurationError(f"SessionDB: limits is {limits!r:.100}; use limits=Limits(...).")
         if not callable(clock):
             raise ConfigurationError(f"SessionDB: clock is {clock!r:.100}; use a function that returns microseconds.")
         if url is None:
@@ -126,7 +132,7 @@ class SessionDB:
         self.counters: Counter[str] = Counter()
         self._store: Store = store_from(url)
         self._settings = Settings(
-            self._policies, timeout, max_session_bytes, sweep_every, clock, policy_for, breaker, keys=keys
+            self._policies, timeout, max_session_bytes, sweep_every, clock, policy_for, breaker, limits, keys=keys
         )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
         self._ends = Ends()
@@ -154,6 +160,13 @@ class SessionDB:
     async def open(self) -> None:
         """Connect, and create or check the schema. Raises ``ConfigurationError`` or ``StoreUnavailable``."""
         await self.runtime.ready()
+
+    async def ready(self) -> Readiness:
+        """Whether sessions can be read now, for a load balancer; see ``readiness`` for an endpoint.
+
+        Asks the database at most once a second, takes no longer than ``timeout``, and raises nothing.
+        """
+        return await self.runtime.prober.ask()
 
     async def close(self) -> None:
         """Flush what waits in the background, and release what this event loop holds."""

@@ -27,6 +27,8 @@ class Outage:
         if not isinstance(error, StoreUnavailable) and error.outcome != "unknown":
             return
         self._failures += 1
+        if isinstance(error, StoreUnavailable) and error.retry_after is not None:
+            return  # not asked: the failures that led to this have been logged, and so has the breaker
         now = time.monotonic()
         message = str(error)
         if now - self._logged.get(message, -QUIET) >= QUIET:

@@ -18,12 +18,14 @@ from sessiondb.core.breaker import Circuit, CircuitBreaker
 from sessiondb.core.change import Applied, Change, End, Gone, Outcome, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, raise_own
 from sessiondb.core.events import Event, EventType
+from sessiondb.core.limits import Limits
 from sessiondb.core.policies import Policies
 from sessiondb.core.policy import SECOND, Caps, Policy, touch_interval
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.keyring import KeyRing
 from sessiondb.outage import Outage
+from sessiondb.probing import Prober
 from sessiondb.reencryption import Reencryption
 from sessiondb.stores.base import ChangeResult, Cutoffs, Ended, Query, Store, Swept
 from sessiondb.stores.coalescing import CoalescingStore
@@ -55,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
     clock: Callable[[], int]
     policy_for: PolicyFor | None = None
     breaker: CircuitBreaker | None = None
+    limits: Limits = Limits()
     keys: KeyRing | None = None
 
 
@@ -90,6 +93,7 @@ class Runtime:
         self.background = Background(self.store, counters)
         self._ends = ends
         self.watching = Watching(self, ends)
+        self.prober = Prober(self)
         self._opened = False
         self._opening = asyncio.Lock()
         self._failed_at = -REOPEN_PAUSE
@@ -166,6 +170,7 @@ class Runtime:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        await self.prober.stop()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

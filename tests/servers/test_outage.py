@@ -55,7 +55,7 @@ class Site:
 
 def is_unavailable(answer: Answer) -> bool:
     """A 503 that says when to come back and leaves the cookie as it is."""
-    return answer.status == 503 and answer.headers["retry-after"] == "1" and answer.value is None
+    return answer.status == 503 and 1 <= int(answer.headers["retry-after"]) <= 5 and answer.value is None
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NoReturn
 
 from starlette.exceptions import HTTPException
@@ -33,20 +34,48 @@ class StoreError(SessionDBError):
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached, is full, is locked, or did not answer in time."""
+    """The database cannot be reached, is full, is locked, or did not answer in time.
+
+    ``retry_after``: it was not asked, because it has just failed too often; the seconds until it is asked again.
+    ``partial``: this is true of one part of it (a node of a cluster) and says nothing about the others.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        outcome: WriteOutcome = "not_applied",
+        retry_after: float | None = None,
+        partial: bool = False,
+    ) -> None:
+        StoreError.__init__(self, message, outcome=outcome)
+        self.retry_after = retry_after
+        self.partial = partial
 
 
 class SessionUnavailable(StoreUnavailable, HTTPException):
     """This request needs its session and the store cannot give it: HTTP 503 with ``Retry-After``."""
 
-    def __init__(self, message: str, *, outcome: WriteOutcome = "not_applied", retry_after: int = 1) -> None:
+    def __init__(
+        self, message: str, *, outcome: WriteOutcome = "not_applied", retry_after: float | None = None
+    ) -> None:
         HTTPException.__init__(
             self,
             status_code=503,
             detail="The session store is unavailable; please try again.",
-            headers={"Retry-After": str(retry_after), "Cache-Control": "no-store"},
+            headers={"Retry-After": str(max(1, math.ceil(retry_after or 0))), "Cache-Control": "no-store"},
         )
-        StoreUnavailable.__init__(self, message, outcome=outcome)
+        # Not its super(), which would go on to HTTPException.
+        StoreError.__init__(self, message, outcome=outcome)
+        self.retry_after = retry_after
+        self.partial = False
+
+    @classmethod
+    def because_of(cls, error: StoreError) -> SessionUnavailable:
+        """What a request is answered that ``error`` has met."""
+        unavailable = cls(str(error), outcome=error.outcome, retry_after=getattr(error, "retry_after", None))
+        unavailable.__cause__ = error
+        return unavailable
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -110,7 +139,7 @@ def raise_own(error: Exception) -> NoReturn:
     """Raise a copy of ``error``: one exception that many callers raise would mix their tracebacks."""
     own: Exception
     if isinstance(error, StoreUnavailable):
-        own = StoreUnavailable(str(error), outcome=error.outcome)
+        own = StoreUnavailable(str(error), outcome=error.outcome, retry_after=error.retry_after, partial=error.partial)
     elif isinstance(error, StoreError):
         own = StoreError(str(error), outcome=error.outcome)
     elif isinstance(error, SessionDataError):

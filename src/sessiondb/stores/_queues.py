@@ -15,12 +15,12 @@ from itertools import islice
 import msgspec
 
 from sessiondb.core.change import Change, Update, merge
-from sessiondb.core.errors import SessionDataError, StoreError
+from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
 from sessiondb.stores._runner import Batch, as_store_error, check_length, fail_all
-from sessiondb.stores.base import ChangeResult, Store
+from sessiondb.stores.base import ChangeResult, PartlyLoaded, Store
 
 # Errors travel as results: a future that holds an exception complains when its waiter has gone.
 Loaded = asyncio.Future[Record | Exception | None]
@@ -81,7 +81,7 @@ class Loads:
         return None
 
     async def send(self, batch: LoadBatch) -> None:
-        """Load ``batch`` and answer its callers."""
+        """Load ``batch`` and answer its callers; those whose part of the database is away with that error."""
         try:
             await self._load(batch)
         except (StoreError, OSError):
@@ -102,10 +102,14 @@ class Loads:
                 self.fail(alone, as_store_error(error, self._store.name, "not_applied"))
 
     async def _load(self, batch: LoadBatch) -> None:
-        records = await self._store.load(batch.sids)
+        records: Sequence[Record | StoreUnavailable | None]
+        try:
+            records = await self._store.load(batch.sids)
+        except PartlyLoaded as error:
+            records = error.records
         check_length(self._store.name, len(batch.sids), len(records), "not_applied")
         for sid, waiters, record in zip(batch.sids, batch.waiters, records, strict=True):
-            if record is not None and record.sid != sid:
+            if isinstance(record, Record) and record.sid != sid:
                 raise StoreError(f"The {self._store.name} store answered another session than it was asked for.")
             for waiter in waiters:
                 if not waiter.done():
@@ -234,8 +238,8 @@ class Writes:
         batch.since = min([write.since for write in writes])
         return batch
 
-    async def send(self, batch: WriteBatch) -> None:
-        """Apply ``batch`` and answer its callers."""
+    async def send(self, batch: WriteBatch) -> StoreError | None:
+        """Apply ``batch`` and answer its callers. Returns the error, if the replies to all of it were lost."""
         results = await self._apply(batch.changes, batch.events)
         refused = []
         at = 0
@@ -261,6 +265,7 @@ class Writes:
                         call.waiter.set_result(alone)
                 except Exception as error:
                     fail_all((call.waiter,), as_store_error(error, self._store.name, "unknown"))
+        return _lost(results)
 
     async def _apply(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
         results = await self._store.apply(changes, events)
@@ -307,6 +312,13 @@ class Writes:
                     self._over(following)
                 else:
                     self._ready.append(following)
+
+
+def _lost(results: Sequence[ChangeResult]) -> StoreError | None:
+    first = results[0]
+    if not isinstance(first, StoreError):
+        return None
+    return first if all(isinstance(one, StoreError) and one.outcome == "unknown" for one in results) else None
 
 
 def _refused(result: ChangeResult) -> bool:

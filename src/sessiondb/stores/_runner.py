@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from contextvars import Context
 from typing import Generic, Protocol, TypeVar
 
+from sessiondb.core.breaker import Circuit
 from sessiondb.core.errors import SessionDBError, StoreError, StoreUnavailable, WriteOutcome
 from sessiondb.stores.base import Store
 
@@ -49,7 +50,7 @@ class _Queue(Protocol[_B]):
     """What a runner needs of ``Loads`` and ``Writes``."""
 
     def take(self) -> _B | None: ...
-    async def send(self, batch: _B) -> None: ...
+    async def send(self, batch: _B) -> Exception | None: ...
     def fail(self, batch: _B, error: Exception) -> None: ...
     def release(self, batch: _B) -> None: ...
     def oldest(self) -> float: ...
@@ -63,9 +64,11 @@ class Runner(Generic[_B]):
     a moment for each other.
 
     There is one timer, set for whatever is oldest: under load it fires once in ``timeout`` seconds, not per batch.
+    How the batches fare is told to ``circuit``; when that opens, what is queued fails with it.
     """
 
     __slots__ = (
+        "_circuit",
         "_company",
         "_counts",
         "_loop",
@@ -80,7 +83,13 @@ class Runner(Generic[_B]):
     )
 
     def __init__(
-        self, queue: _Queue[_B], store: Store, loop: asyncio.AbstractEventLoop, timeout: float, counts: Counts
+        self,
+        queue: _Queue[_B],
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        counts: Counts,
+        circuit: Circuit,
     ) -> None:
         self._queue = queue
         self._loop = loop
@@ -88,6 +97,7 @@ class Runner(Generic[_B]):
         self._slots = store.batching.in_flight
         self._timeout = timeout
         self._counts = counts
+        self._circuit = circuit
         self._scheduled = False
         self._seen = 0  # calls until the last flush
         self._company = 0  # batches to come for which calls are taken to be in company
@@ -131,9 +141,15 @@ class Runner(Generic[_B]):
 
     async def _run(self, batch: _B) -> None:
         try:
-            await self._queue.send(batch)
+            failure = await self._queue.send(batch)
+            if failure is not None:
+                self._failed(failure, batch)
+            elif self._circuit.failures:
+                self._circuit.succeeded()
         except Exception as error:
-            self._queue.fail(batch, as_store_error(error, self._name, "unknown"))
+            failure = as_store_error(error, self._name, "unknown")
+            self._queue.fail(batch, failure)
+            self._failed(failure, batch)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as error:
             self._interrupted(batch)
             if not isinstance(error, asyncio.CancelledError):
@@ -153,6 +169,10 @@ class Runner(Generic[_B]):
         if task is not None and task.cancelling():
             # Nobody but a loop that is shutting down knows this task: start no other.
             self.drop_queued(f"The event loop ended before the {self._name} store was called.")
+
+    def _failed(self, error: Exception, batch: _B) -> None:
+        if self._circuit.failed(error, batch.since):
+            self._queue.drop(math.inf, self._circuit.refusal())
 
     def drop_queued(self, why: str) -> None:
         """Fail what has not been sent, saying ``why``."""
@@ -181,8 +201,10 @@ class Runner(Generic[_B]):
                 continue
             if batch.since <= until:
                 batch.late = True
-                self._queue.fail(batch, StoreUnavailable(message, outcome="unknown"))
+                late = StoreUnavailable(message, outcome="unknown")
+                self._queue.fail(batch, late)
                 task.cancel()
+                self._failed(late, batch)
             else:
                 oldest = min(oldest, batch.since)
         self._timer = None

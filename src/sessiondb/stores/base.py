@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from sessiondb.core.change import Change, Outcome
-from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreError
+from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event
 from sessiondb.core.policy import SECOND, Caps, OnLimit
 from sessiondb.core.record import EndReason, Record
@@ -169,6 +169,17 @@ class Batching(msgspec.Struct, frozen=True):
     loads: int = 128
     changes: int = 32
     in_flight: int = 4
+
+
+class PartlyLoaded(StoreUnavailable):
+    """Raised by ``load`` where one part of the database is away (a node of a cluster) and others have answered.
+
+    ``records`` is what ``load`` would return, with an error (``partial=True``) in the place of what was not found out.
+    """
+
+    def __init__(self, message: str, records: Sequence[Record | StoreUnavailable | None]) -> None:
+        super().__init__(message, partial=True)
+        self.records = records
 
 
 @runtime_checkable

@@ -14,11 +14,19 @@ the order of the calls; meanwhile its unguarded updates merge into one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
+from sessiondb.core.breaker import Circuit
 from sessiondb.core.change import Change
-from sessiondb.core.errors import ConfigurationError, SessionDBError, StoreUnavailable, WriteOutcome, raise_own
+from sessiondb.core.errors import (
+    ConfigurationError,
+    SessionDBError,
+    StoreUnavailable,
+    WriteOutcome,
+    raise_own,
+)
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
@@ -58,6 +66,8 @@ class CoalescingStore:
     * Everything fails with ``StoreUnavailable`` after ``timeout`` seconds (searching, sweeping and counting after
       five times as long): with ``outcome="unknown"`` for a write that was sent, ``"not_applied"`` for one that was
       not, and then never is. A batch has the deadline of its oldest call.
+    * While the circuit ``reads`` or ``writes`` is open, what it stands for fails at once and is not queued; one call at
+      a time is let through. Without them nothing is ever refused.
     * An exception of the inner store that is none of this package's reaches the callers as the cause of a
       ``StoreUnavailable``.
 
@@ -65,13 +75,17 @@ class CoalescingStore:
     not limited: to make a schema takes as long as it takes.
     """
 
-    __slots__ = ("_closed", "_lines", "_store", "_timeout", "changes", "loads")
+    __slots__ = ("_closed", "_lines", "_reads", "_store", "_timeout", "_writes", "changes", "loads")
 
-    def __init__(self, store: Store, *, timeout: float = 2.0) -> None:
+    def __init__(
+        self, store: Store, *, timeout: float = 2.0, reads: Circuit | None = None, writes: Circuit | None = None
+    ) -> None:
         if not timeout > 0:
             raise ConfigurationError(f"timeout is {timeout!r}; use a number of seconds above 0.")
         self._store = store
         self._timeout = timeout
+        self._reads = reads if reads is not None else _never_open()
+        self._writes = writes if writes is not None else _never_open()
         self._lines: _Lines | None = None
         self._closed = False
         self.loads = Counts()
@@ -90,6 +104,8 @@ class CoalescingStore:
     def load_soon(self, sid: Sid) -> asyncio.Future[Record | Exception | None]:
         """``load`` of one sid without a coroutine: its record, or the error to raise (see ``raise_own``)."""
         lines = self._lines or self._start()
+        if self._reads.is_open and not self._reads.admits():
+            return _answered(self._reads.refusal())
         waiter = lines.loads.add(sid)
         lines.load_runner.wake()
         return waiter
@@ -97,6 +113,8 @@ class CoalescingStore:
     def apply_soon(self, change: Change, events: Sequence[Event]) -> asyncio.Future[list[ChangeResult] | Exception]:
         """``apply`` of one change without a coroutine: its one result, or the error to raise."""
         lines = self._lines or self._start()
+        if self._writes.is_open and not self._writes.admits():
+            return _answered(self._writes.refusal())
         waiter = lines.writes.add((change,), events)
         lines.write_runner.wake()
         return waiter
@@ -109,6 +127,8 @@ class CoalescingStore:
             if isinstance(answer, Exception):
                 raise_own(answer)
             return [answer]
+        if self._reads.is_open and not self._reads.admits():
+            raise self._reads.refusal()
         waiters = [lines.loads.add(sid) for sid in sids]
         if waiters:
             lines.load_runner.wake()
@@ -132,10 +152,12 @@ class CoalescingStore:
         """
         if len(changes) != 1:
             if not changes:
-                return await self._within(1, "unknown", self._store.apply(changes, events)) if events else []
+                return await self._write(1, self._store.apply(changes, events)) if events else []
             if len({change.sid for change in changes}) != len(changes):
                 raise ValueError("the sids of the changes in one call must be unique")
         lines = self._lines or self._start()
+        if self._writes.is_open and not self._writes.admits():
+            raise self._writes.refusal()
         waiter = lines.writes.add(changes, events)
         lines.write_runner.wake()
         results = await waiter
@@ -159,74 +181,95 @@ class CoalescingStore:
             lines.load_runner.drop_queued(self._closed_message())
             await lines.write_runner.drain()
             await lines.load_runner.drain()
-        await self._within(SLOW, "not_applied", self._store.close())
+        await self._within(SLOW, "not_applied", self._store.close(), _never_open())
 
     async def clock(self) -> int:
         """As the inner store."""
-        return await self._within(1, "not_applied", self._store.clock())
+        return await self._read(1, self._store.clock())
 
     async def admit(self, login: Login) -> Admission:
         """As the inner store."""
-        return await self._within(1, "unknown", self._store.admit(login))
+        return await self._write(1, self._store.admit(login))
 
     async def find(self, query: Query) -> Page:
         """As the inner store."""
-        return await self._within(SLOW, "not_applied", self._store.find(query))
+        return await self._read(SLOW, self._store.find(query))
 
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
         """As the inner store."""
-        return await self._within(SLOW, "unknown", self._store.end_where(query, reason))
+        return await self._write(SLOW, self._store.end_where(query, reason))
 
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """As the inner store."""
-        return await self._within(SLOW, "unknown", self._store.sweep(cutoffs, limit))
+        return await self._write(SLOW, self._store.sweep(cutoffs, limit))
 
     async def announced(self, sids: Sequence[Sid]) -> None:
         """As the inner store."""
-        await self._within(1, "unknown", self._store.announced(sids))
+        await self._write(1, self._store.announced(sids))
 
     async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
         """As the inner store."""
-        return await self._within(SLOW, "unknown", self._store.lower_checks(caps, after, limit))
+        return await self._write(SLOW, self._store.lower_checks(caps, after, limit))
 
     async def recall(self, name: str) -> str | None:
         """As the inner store."""
-        return await self._within(1, "not_applied", self._store.recall(name))
+        return await self._read(1, self._store.recall(name))
 
     async def remember(self, name: str, text: str) -> None:
         """As the inner store."""
-        await self._within(1, "unknown", self._store.remember(name, text))
+        await self._write(1, self._store.remember(name, text))
 
     async def append(self, events: Sequence[Event]) -> None:
         """As the inner store."""
-        await self._within(1, "unknown", self._store.append(events))
+        await self._write(1, self._store.append(events))
 
     async def events(self, query: EventQuery) -> EventPage:
         """As the inner store."""
-        return await self._within(1, "not_applied", self._store.events(query))
+        return await self._read(1, self._store.events(query))
 
     async def stats(self) -> Stats:
         """As the inner store."""
-        return await self._within(SLOW, "not_applied", self._store.stats())
+        return await self._read(SLOW, self._store.stats())
 
-    async def _within(self, timeouts: int, outcome: WriteOutcome, call: Awaitable[_T]) -> _T:
-        seconds = self._timeout * timeouts
+    def _read(self, timeouts: int, call: Coroutine[Any, Any, _T]) -> Coroutine[Any, Any, _T]:
+        return self._within(timeouts, "not_applied", call, self._reads)
+
+    def _write(self, timeouts: int, call: Coroutine[Any, Any, _T]) -> Coroutine[Any, Any, _T]:
+        return self._within(timeouts, "unknown", call, self._writes)
+
+    async def _within(
+        self, timeouts: int, outcome: WriteOutcome, call: Coroutine[Any, Any, _T], circuit: Circuit
+    ) -> _T:
+        if circuit.is_open and not circuit.admits():
+            call.close()
+            raise circuit.refusal()
+        began_at, seconds = time.monotonic(), self._timeout * timeouts
+        failure: Exception
+        cause: Exception
         try:
             async with asyncio.timeout(seconds):
-                return await call
+                answer = await call
+            if circuit.failures:
+                circuit.succeeded()
+            return answer
         except TimeoutError as error:
-            raise StoreUnavailable(no_answer(self.name, seconds), outcome=outcome) from error
-        except SessionDBError:
+            failure, cause = StoreUnavailable(no_answer(self.name, seconds), outcome=outcome), error
+        except SessionDBError as error:
+            circuit.failed(error, began_at)
             raise
         except Exception as error:
-            raise as_store_error(error, self.name, outcome) from error
+            failure, cause = as_store_error(error, self.name, outcome), error
+        circuit.failed(failure, began_at)
+        raise failure from cause
 
     def _start(self) -> _Lines:
         """The queues, which belong to the loop of the first call."""
         if self._closed:
             raise StoreUnavailable(self._closed_message())
-        self._lines = _Lines(self._store, asyncio.get_running_loop(), self._timeout, self.loads, self.changes)
-        return self._lines
+        lines = self._lines = _Lines(self._store, asyncio.get_running_loop())
+        lines.load_runner = Runner(lines.loads, self._store, lines.loop, self._timeout, self.loads, self._reads)
+        lines.write_runner = Runner(lines.writes, self._store, lines.loop, self._timeout, self.changes, self._writes)
+        return lines
 
     def _closed_message(self) -> str:
         return f"The {self.name} session store has been closed; open it again to use it."
@@ -235,12 +278,23 @@ class CoalescingStore:
 class _Lines:
     """The two queues and their runners."""
 
-    __slots__ = ("load_runner", "loads", "write_runner", "writes")
+    __slots__ = ("load_runner", "loads", "loop", "write_runner", "writes")
 
-    def __init__(
-        self, store: Store, loop: asyncio.AbstractEventLoop, timeout: float, loads: Counts, changes: Counts
-    ) -> None:
+    load_runner: Runner[LoadBatch]
+    write_runner: Runner[WriteBatch]
+
+    def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.loads = Loads(store, loop)
         self.writes = Writes(store, loop)
-        self.load_runner: Runner[LoadBatch] = Runner(self.loads, store, loop, timeout, loads)
-        self.write_runner: Runner[WriteBatch] = Runner(self.writes, store, loop, timeout, changes)
+
+
+def _answered(error: StoreUnavailable) -> asyncio.Future[Any]:
+    """What a call waits for that is not made."""
+    waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    waiter.set_result(error)
+    return waiter
+
+
+def _never_open() -> Circuit:
+    return Circuit("", None, clock=time.monotonic)

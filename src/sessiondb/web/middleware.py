@@ -106,7 +106,7 @@ class SessionMiddleware:
         except StoreError as error:
             session = new_session(state)
             if self.db.on_load_error == "error":
-                unavailable = _unavailable(error)
+                unavailable = SessionUnavailable.because_of(error)
                 if kind == "websocket":
                     await refuse(scope, receive, send, unavailable)
                     return
@@ -125,7 +125,7 @@ class SessionMiddleware:
                 # An awaited verb failed, and the app did not handle it. Failures of the database have been logged.
                 if answer.outcome == "conflict":
                     log.warning("%s: %s", path_of(scope), answer)
-                answer = _unavailable(answer)
+                answer = SessionUnavailable.because_of(answer)
             if response.started or not isinstance(answer, (SessionUnavailable, CrossOriginRefused, LoginRefused)):
                 raise
             await response.answer(scope, receive, answer)
@@ -196,17 +196,11 @@ def _note_refusal(runtime: Runtime, refusal: str) -> None:
     log.warning("%s", refusal)
 
 
-def _unavailable(error: StoreError) -> SessionUnavailable:
-    unavailable = SessionUnavailable(str(error), outcome=error.outcome)
-    unavailable.__cause__ = error
-    return unavailable
-
-
 def _raiser(error: SessionUnavailable) -> Callable[[], None]:
-    message, outcome, cause = str(error), error.outcome, error.__cause__
+    message, outcome, retry_after, cause = str(error), error.outcome, error.retry_after, error.__cause__
 
     def block() -> None:
         # A new one each time: an exception that is raised again gathers tracebacks.
-        raise SessionUnavailable(message, outcome=outcome) from cause
+        raise SessionUnavailable(message, outcome=outcome, retry_after=retry_after) from cause
 
     return block
