@@ -9,6 +9,7 @@ from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.errors import (
     ConfigurationError,
     CrossOriginRefused,
+    CsrfTokenRefused,
     HeadersSent,
     LoginRefused,
     SessionDataError,
@@ -21,22 +22,27 @@ from sessiondb.core.errors import (
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.limits import Limits, SuspiciousNetwork
 from sessiondb.core.policy import Policy
-from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo
+from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo, StepUp
 from sessiondb.db import Issued, SessionDB
+from sessiondb.keyring import KeyRing
 from sessiondb.probing import Readiness
 from sessiondb.session import Session
 from sessiondb.stores.base import Ended, EventPage, Stats, Store, Swept, open_store
+from sessiondb.stores.encrypting import Reencrypted
 from sessiondb.web.cookie import Cookie
 from sessiondb.web.csrf import CrossOrigin
+from sessiondb.web.csrf_tokens import RequireCsrfToken, check_csrf_token, csrf_token
+from sessiondb.web.flash import Flash, flash, flashes
 from sessiondb.web.middleware import SessionMiddleware
 from sessiondb.web.readiness import readiness
+from sessiondb.web.transports import Bearer, Header
 from sessiondb.web.typed import SessionOf
 
 if TYPE_CHECKING:
+    from sessiondb.web.assurance import RequireLevel, RequireRecentLogin
     from sessiondb.web.dependencies import (
         CurrentSession,
         RequireLogin,
-        RequireRecentLogin,
         current_session,
         require_login,
         session_of,
@@ -46,24 +52,32 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Auth",
+    "Bearer",
     "CircuitBreaker",
     "Client",
     "ConfigurationError",
     "Cookie",
     "CrossOrigin",
     "CrossOriginRefused",
+    "CsrfTokenRefused",
     "CurrentSession",
     "EndReason",
     "Ended",
     "Event",
     "EventPage",
     "EventType",
+    "Flash",
+    "Header",
     "HeadersSent",
     "Issued",
+    "KeyRing",
     "Limits",
     "LoginRefused",
     "Policy",
     "Readiness",
+    "Reencrypted",
+    "RequireCsrfToken",
+    "RequireLevel",
     "RequireLogin",
     "RequireRecentLogin",
     "Risk",
@@ -77,27 +91,40 @@ __all__ = [
     "SessionOf",
     "SessionUnavailable",
     "Stats",
+    "StepUp",
     "Store",
     "StoreError",
     "StoreUnavailable",
     "SuspiciousNetwork",
     "Swept",
+    "check_csrf_token",
+    "csrf_token",
     "current_session",
+    "flash",
+    "flashes",
     "open_store",
     "readiness",
     "require_login",
     "session_of",
 ]
 
-_NEED_FASTAPI = frozenset(
-    {"CurrentSession", "RequireLogin", "RequireRecentLogin", "current_session", "require_login", "session_of"}
-)
+_DEPENDENCIES = "sessiondb.web.dependencies"
+_ASSURANCE = "sessiondb.web.assurance"
+_NEED_FASTAPI = {
+    "CurrentSession": _DEPENDENCIES,
+    "RequireLevel": _ASSURANCE,
+    "RequireLogin": _DEPENDENCIES,
+    "RequireRecentLogin": _ASSURANCE,
+    "current_session": _DEPENDENCIES,
+    "require_login": _DEPENDENCIES,
+    "session_of": _DEPENDENCIES,
+}
 
 
 def __getattr__(name: str) -> Any:
     # Starlette apps use the rest without FastAPI being installed.
     if name in _NEED_FASTAPI:
-        return getattr(importlib.import_module("sessiondb.web.dependencies"), name)
+        return getattr(importlib.import_module(_NEED_FASTAPI[name]), name)
     raise AttributeError(f"module 'sessiondb' has no attribute {name!r}")
 
 

@@ -266,7 +266,10 @@ async def test_an_old_login_must_be_renewed(app: FastAPI, clock: ManualClock) ->
         clock.advance(1)
         answer = await visitor.get("/pay")
         assert answer.status_code == 401
-        assert answer.headers["www-authenticate"] == 'Cookie realm="session", cookie-name="sid"'
+        assert answer.headers["www-authenticate"] == (
+            'Cookie realm="session", cookie-name="sid", error="insufficient_user_authentication", '
+            'error_description="A more recent login is required.", max_age="300"'
+        )
         assert "300 s" in answer.json()["detail"]
         assert (await visitor.get("/me")).json() == "ann", "still logged in"
         before = (await visitor.get("/pay-page")).headers["location"]

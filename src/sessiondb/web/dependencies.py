@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from sessiondb.core.errors import ConfigurationError
-from sessiondb.core.policy import SECOND
 from sessiondb.session import Session, state_of
-from sessiondb.state import StagedLogin, StagedReauthentication
+from sessiondb.web.called_first import CalledFirst as CalledFirst
 from sessiondb.web.cookie import Cookie
 from sessiondb.web.finding import find, find_session
 from sessiondb.web.typed import OnInvalid, SessionOf, typed_session
@@ -29,20 +27,7 @@ from starlette.requests import HTTPConnection
 
 Model = TypeVar("Model")
 
-
-class _CalledFirst:
-    """Marks a setting that is no query parameter: FastAPI would ask the visitor for it in ``Depends(require_login)``,
-    and the endpoint would be open.
-    """
-
-    def __get_pydantic_core_schema__(self, *_: object) -> Any:
-        raise ConfigurationError(
-            "A dependency with settings is called where it is declared: Depends(require_login()), "
-            "Depends(RequireRecentLogin(300)), Depends(current_session())."
-        )
-
-
-_Setting = Annotated[str | None, _CalledFirst()]
+_Setting = Annotated[str | None, CalledFirst()]
 
 
 def current_session(cookie: _Setting = None) -> Callable[[HTTPConnection], object]:
@@ -119,10 +104,11 @@ class LoginRequired(SecurityBase):
     def _check(self, session: Session, connection: HTTPConnection) -> None:
         """More that a subclass asks of the login."""
 
-    def _refusal(self, connection: HTTPConnection, detail: str) -> HTTPException:
+    def _refusal(self, connection: HTTPConnection, detail: str, challenge: str = "") -> HTTPException:
         if self.redirect is None:
             name = find(connection, self.cookie)[0]
-            return HTTPException(401, detail, {"WWW-Authenticate": f'Cookie realm="session", cookie-name="{name}"'})
+            challenge = f'Cookie realm="session", cookie-name="{name}"{challenge}'
+            return HTTPException(401, detail, {"WWW-Authenticate": challenge})
         target = self.redirect
         if connection.scope.get("method") in ("GET", "HEAD"):
             target += f"{'&' if '?' in target else '?'}next={quote(_came_for(connection), safe='/')}"
@@ -143,40 +129,6 @@ def require_login(*, redirect: _Setting = None, cookie: _Setting = None) -> Logi
     The path that was asked for is added as ``?next=``.
     """
     return LoginRequired(redirect=redirect, cookie=cookie)
-
-
-class RequireRecentLogin(LoginRequired):
-    """Like ``require_login``, for a user who proved who they are at most ``max_age`` (``timedelta`` or seconds) ago.
-
-    ``user_id: Annotated[str, Depends(RequireRecentLogin(300))]`` (OWASP ASVS 7.5.1, NIST SP 800-63B-4 section 5.2).
-    """
-
-    def __init__(
-        self,
-        max_age: Annotated[timedelta | float, _CalledFirst()],
-        *,
-        redirect: str | None = None,
-        cookie: str | None = None,
-    ) -> None:
-        super().__init__(redirect=redirect, cookie=cookie)
-        try:
-            length = max_age if isinstance(max_age, timedelta) else timedelta(seconds=max_age)
-        except (TypeError, ValueError, OverflowError):
-            length = timedelta(0)
-        if length <= timedelta(0):
-            raise ConfigurationError(
-                f"RequireRecentLogin: max_age is {max_age!r}; use a timedelta or a number of seconds, more than 0."
-            )
-        self.max_age = length // timedelta(microseconds=1)
-
-    def _check(self, session: Session, connection: HTTPConnection) -> None:
-        state = state_of(session)
-        if isinstance(state.staged, (StagedLogin, StagedReauthentication)):
-            # A login that this request has only staged is as recent as can be.
-            return
-        proved_at = session.authenticated_at
-        if proved_at is None or state.runtime.now() - proved_at > self.max_age:
-            raise self._refusal(connection, f"Log in again: the last login is over {self.max_age // SECOND} s old.")
 
 
 CurrentSession = Annotated[Session, Depends(current_session())]
