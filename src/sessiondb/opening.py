@@ -60,6 +60,7 @@ def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
         runtime.counters["token_unknown"] += 1
         return None
     if record.ended_at is not None:
+        runtime.ended(record.sid, record.end_reason)
         _tell_why(state, record, token, record.end_reason)
         return None
     now = runtime.now()

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from sessiondb import commit, modify, proofs
+from sessiondb.clearing import clear_with_the_response
 from sessiondb.core import assurance, codec, token
 from sessiondb.core.errors import SessionEnded
 from sessiondb.core.record import (
@@ -174,6 +175,8 @@ class Session(SessionDict):
             # With what this request believes stored: what it saved itself is not news from others.
             state.replaces = msgspec.structs.replace(record, data=state.base)
             state.forget()
+        # The header would take the new cookie too.
+        state.clear_site_data = None
         state.staged = StagedLogin(user, token.mint(state.runtime.now()), remember, auth, kept, policy)
         state.written = True
         return Durably(self)
@@ -199,10 +202,7 @@ class Session(SessionDict):
         Raises ``ConfigurationError`` for what the header does not know.
         """
         state = self._use()
-        if clear_site_data:
-            state.clear_site_data = clear_site_data_value(clear_site_data)
-            if state.headers_sent:
-                log.warning("logout(clear_site_data=...) comes too late for its header: the response has started.")
+        clear_with_the_response(state, clear_site_data)
         if state.record is None:
             state.record, state.replaces = state.replaces, None
         state.staged = "logout"

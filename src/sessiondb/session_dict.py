@@ -6,7 +6,7 @@ import copy
 from typing import Any, Self, SupportsIndex
 
 from sessiondb.core import codec
-from sessiondb.core.errors import HeadersSent
+from sessiondb.core.errors import HeadersSent, TokenUntold
 from sessiondb.state import State
 
 
@@ -51,6 +51,11 @@ class SessionDict(dict[str, Any]):
         state.written = True
 
     def _refuse_after_headers(self, verb: str) -> None:
+        if self._state.untold:
+            raise TokenUntold(
+                f"Cannot {verb} in this request: it came with the header {self._state.via!r}, whose clients are never "
+                "told a token (respond=None). Let them log in without that header, or give it a respond=."
+            )
         if self._state.headers_sent:
             raise HeadersSent(
                 f"Cannot {verb} now: the response headers have left, so the client could not be given the token. "

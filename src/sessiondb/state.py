@@ -107,7 +107,8 @@ class State:
     this use of the session has been noted (touched, rotated when due). ``outgoing`` is what the response has to tell
     the client: a token, or ``False`` to forget the one it has. ``via`` is the request header that carries the token, if
     no cookie does; ``untold`` says that such a client is never told a token (and ``headers_sent`` is true from the start). ``encoded`` hands what ``is_settled`` has encoded to
-    ``delta``, if that is asked at once.
+    ``delta``, if that is asked at once. ``promised`` is the token that the session will have if it is made, and
+    ``signs_in_at`` when a staged sign-in will be dated: something is bound to them already.
     """
 
     # Defaults of the class cost a request nothing; most requests change few of them.
@@ -126,6 +127,8 @@ class State:
     clear_site_data: bytes | None = None
     outgoing: Token | Literal[False] | None = None
     undelivered: bool = False
+    promised: Token | None = None
+    signs_in_at: int | None = None
     ended_reason: str | None = None
     block: Callable[[], None] | None = None
     committing: bool = False

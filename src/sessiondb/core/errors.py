@@ -108,6 +108,17 @@ class HeadersSent(SessionDBError):
     """A session can no longer be created, rotated or logged in: the response headers have left."""
 
 
+class TokenUntold(HeadersSent, HTTPException):
+    """This client is never told a token (``respond=None``), so nothing can give it one: HTTP 400."""
+
+    def __init__(self, message: str) -> None:
+        HTTPException.__init__(self, status_code=400, detail="This needs a request without a session header.")
+        Exception.__init__(self, message)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class LoginRefused(SessionDBError, HTTPException):
     """The login may not have a session: HTTP 409 when the app does not handle it.
 
@@ -130,6 +141,23 @@ class CrossOriginRefused(SessionDBError, HTTPException):
     def __init__(self, message: str) -> None:
         HTTPException.__init__(self, status_code=403, detail="Cross-origin request refused.")
         Exception.__init__(self, message)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class CsrfTokenRefused(SessionDBError, HTTPException):
+    """A form without the CSRF token of its session: HTTP 403.
+
+    ``reason`` is ``"no_session"``, ``"missing"`` or ``"wrong"``.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        HTTPException.__init__(
+            self, status_code=403, detail="This form is out of date or came from elsewhere; reload the page, try again."
+        )
+        Exception.__init__(self, message)
+        self.reason = reason
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.token import TOKEN_LENGTH, Token, parse
+from sessiondb.web.lookalike import Lookalikes
 
 SameSite = Literal["lax", "strict", "none"]
 
 MOST_CANDIDATES = 4
 MOST_HEADER_BYTES = 64 * 1024
+MOST_PAIRS = 1024
 LONGEST_MAX_AGE = 400 * 24 * 3600
 _EXPIRED = "Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}").fullmatch
@@ -57,7 +60,10 @@ class Cookie:
             attributes.append("Partitioned")
         tail = "; ".join(attributes)
         object.__setattr__(self, "_tail", tail)
-        object.__setattr__(self, "_raw_name", self.full_name.encode("ascii"))
+        raw_name = self.full_name.encode("ascii")
+        object.__setattr__(self, "_raw_name", raw_name)
+        object.__setattr__(self, "_alone", len(raw_name) + 1 + TOKEN_LENGTH)
+        object.__setattr__(self, "_lookalikes", Lookalikes(self.full_name))
         object.__setattr__(self, "_delete", (b"set-cookie", f"{self.full_name}=; {_EXPIRED}; {tail}".encode("ascii")))
 
     def _prefix(self) -> str:
@@ -101,22 +107,27 @@ class Cookie:
                 "the prefix '__Secure-'."
             )
 
-    @property
-    def vary(self) -> bytes:
-        """The request header that a response depends on."""
-        return b"Cookie"
-
-    def tokens(self, headers: Iterable[tuple[bytes, bytes]]) -> list[Token]:
+    def tokens(self, headers: Iterable[tuple[bytes, bytes]], counters: Counter[str]) -> list[Token]:
         """The well-formed tokens of our name in all ``cookie`` headers, at most four different ones.
 
         The name must be equal byte for byte: only SP and HTAB are stripped, nothing is unquoted or decoded, because
-        lenient parsers let a sibling domain's ``\\xa0__Host-sid=...`` stand in for ours.
+        lenient parsers let a sibling domain's ``\\xa0__Host-sid=...`` stand in for ours. Such look-alikes are ignored
+        and counted in ``counters`` (``cookie_smuggling``), as are headers of over 64 KiB or with over 1,024 cookies
+        (``cookie_oversize``; no browser sends those).
         """
         raw_name: bytes = self._raw_name  # type: ignore[attr-defined]
+        alone: int = self._alone  # type: ignore[attr-defined]
+        lookalikes: Lookalikes = self._lookalikes  # type: ignore[attr-defined]
         found: list[Token] = []
         for name, value in headers:
-            if name == b"cookie" and raw_name in value and len(value) <= MOST_HEADER_BYTES:
-                _collect(value, raw_name, found)
+            if name == b"cookie":
+                if len(value) > MOST_HEADER_BYTES:
+                    counters["cookie_oversize"] += 1
+                elif raw_name in value and _collect_plain(value, raw_name, found):
+                    if len(value) != alone and lookalikes.is_encoded(value) and lookalikes.has(value):
+                        counters["cookie_smuggling"] += 1
+                elif lookalikes.suspects(value):
+                    _collect_odd(value, raw_name, found, lookalikes, counters)
         return found
 
     def set_header(self, token: Token, max_age: int | None) -> tuple[bytes, bytes]:
@@ -136,21 +147,33 @@ def spellings(name: str) -> tuple[str, str, str]:
     return name, f"__Host-{name}", f"__Secure-{name}"
 
 
-def _collect(value: bytes, raw_name: bytes, found: list[Token]) -> None:
+def _collect_plain(value: bytes, raw_name: bytes, found: list[Token]) -> bool:
+    """The token of a cookie that is there once, and as every browser writes it. False: look closer."""
     at = value.find(raw_name)
     start = at + len(raw_name) + 1
     end = start + TOKEN_LENGTH
     if (
-        value[start - 1 : start] == b"="
-        and value[end : end + 1] in (b"", b";")
-        and (at == 0 or value[at - 2 : at] == b"; ")
-        and value.find(raw_name, start) < 0
+        value[start - 1 : start] != b"="
+        or value[end : end + 1] not in (b"", b";")
+        or (at != 0 and value[at - 2 : at] != b"; ")
+        or value.find(raw_name, start) >= 0
     ):
-        # As every browser writes it, and once: the split below would find the same.
-        token = parse(value[start:end])
-        if token is not None and token not in found and len(found) < MOST_CANDIDATES:
-            found.append(token)
+        return False
+    token = parse(value[start:end])
+    if token is not None and token not in found and len(found) < MOST_CANDIDATES:
+        found.append(token)
+    return True
+
+
+def _collect_odd(
+    value: bytes, raw_name: bytes, found: list[Token], lookalikes: Lookalikes, counters: Counter[str]
+) -> None:
+    """The tokens of our name in any header at all."""
+    if value.count(b";") >= MOST_PAIRS:
+        counters["cookie_oversize"] += 1
         return
+    if lookalikes.has(value):
+        counters["cookie_smuggling"] += 1
     for pair in value.split(b";"):
         name, separator, candidate = pair.strip(b" \t").partition(b"=")
         if not separator or name.rstrip(b" \t") != raw_name:

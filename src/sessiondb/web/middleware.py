@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Self
 
@@ -11,11 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sessiondb.core.errors import (
     ConfigurationError,
     CrossOriginRefused,
+    CsrfTokenRefused,
     LoginRefused,
     SessionUnavailable,
     StoreError,
 )
 from sessiondb.core.events import EventType
+from sessiondb.core.token import Token
 from sessiondb.db import SessionDB
 from sessiondb.opening import open_session
 from sessiondb.runtime import Runtime
@@ -23,13 +26,17 @@ from sessiondb.session import Session, new_session
 from sessiondb.state import State, Visitor
 from sessiondb.web.cookie import Cookie
 from sessiondb.web.csrf import SAFE_METHODS, CrossOrigin
+from sessiondb.web.live import LiveSocket, is_disconnect
 from sessiondb.web.paths import matches_path, path_of, paths
 from sessiondb.web.response import SessionResponse, refuse
+from sessiondb.web.transports import Face, HeaderWay, header_ways, present
 
 log = logging.getLogger("sessiondb")
 
 SCOPE_KEY = "sessiondb.sessions"
 _NONE: dict[str, Session] = {}
+# What an app that handles no exceptions is spared.
+_ANSWERED = (SessionUnavailable, CrossOriginRefused, CsrfTokenRefused, LoginRefused)
 
 _OF_STARLETTE = frozenset(
     {"secret_key", "session_cookie", "max_age", "same_site", "https_only", "path", "domain", "partitioned"}
@@ -39,11 +46,14 @@ _OF_STARLETTE = frozenset(
 class SessionMiddleware:
     """Gives every request ``request.session``, kept in ``db``. Pure ASGI.
 
-    * ``cookie`` (``Cookie()``): how the token travels.
-    * ``csrf`` (``CrossOrigin()``): the cross-origin check; ``None`` turns it off.
+    * ``cookie`` (``Cookie()``): how the token travels for browsers; ``None``: this app is for other clients alone.
+    * ``headers`` (none): how it travels for other clients, in order: ``headers=[Bearer(), Header("X-Session")]``. A
+      request is served by the first of these that it brings, else by its cookie; never by two of them.
+    * ``csrf`` (``CrossOrigin()``): the cross-origin check of what a cookie carries; ``None`` turns it off.
     * ``skip``: paths (and what is below) that have no session: ``skip=("/static", "/healthz")``.
+    * ``recheck`` (60 s, which is the most): how often the session of an open WebSocket or event stream is looked up.
 
-    The session is also in ``scope["session"]``. Two middlewares on one cookie name: ``ConfigurationError``.
+    The session is also in ``scope["session"]``. Two middlewares on one cookie or header: ``ConfigurationError``.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -57,9 +67,11 @@ class SessionMiddleware:
         app: ASGIApp,
         db: SessionDB,
         *,
-        cookie: Cookie | None = None,
+        cookie: Cookie | None = Cookie(),  # noqa: B008  frozen
+        headers: Iterable[HeaderWay] = (),
         csrf: CrossOrigin | None = CrossOrigin(),  # noqa: B008  frozen
         skip: Iterable[str] = (),
+        recheck: float = 60.0,
     ) -> None:
         if not isinstance(db, SessionDB):
             raise ConfigurationError(
@@ -72,12 +84,26 @@ class SessionMiddleware:
                 raise ConfigurationError(
                     f"SessionMiddleware: {name} is {value!r:.100}; use {name}={kind.__name__}(...), or None."
                 )
+        ways = header_ways(headers)
+        if cookie is None and not ways:
+            raise ConfigurationError(
+                "SessionMiddleware: without cookie and headers no token could travel; use cookie=Cookie(), or "
+                "headers=[Bearer()]."
+            )
+        if not isinstance(recheck, (int, float)) or isinstance(recheck, bool) or not 0.1 <= recheck <= 60:
+            raise ConfigurationError(f"SessionMiddleware: recheck is {recheck!r:.100}; use 0.1 to 60 seconds.")
         self.app = app
         self.db = db
-        self.cookie = cookie if cookie is not None else Cookie()
+        self.cookie = cookie
         self.csrf = csrf
+        self._headers = ways
+        self._tokens = cookie.tokens if cookie is not None else _no_tokens
+        vary = ", ".join([*(way.name for way in ways), *(["Cookie"] if cookie is not None else [])]).encode("ascii")
+        self._face = Face(cookie if cookie is not None else ways[0], vary, recheck)
+        # No cookie has a colon in its name.
+        self._names = [f"{way.name.lower()}:" for way in ways] + ([cookie.full_name] if cookie is not None else [])
         self._skip = paths("SessionMiddleware: skip", skip)
-        self._warned_plain_http = False
+        self._warned_plain_http = cookie is None or not cookie.secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, WebSocket or lifespan."""
@@ -91,8 +117,14 @@ class SessionMiddleware:
         headers = scope["headers"]
         runtime = self.db.runtime
         state = State(runtime, runtime.now(), Visitor(scope.get("client"), headers))
-        tokens = self.cookie.tokens(headers)
-        if kind == "http":
+        if self._headers:
+            face, tokens = self._present(state, headers)
+        else:
+            face, tokens = self._face, self._tokens(headers, runtime.counters)
+        if state.via is not None:
+            # A token in a header is no ambient authority, and the answer goes out in one too.
+            pass
+        elif kind == "http":
             if self.csrf is not None and scope["method"] not in SAFE_METHODS:
                 state.block = self._cross_origin_check(scope, runtime)
         elif tokens and self.csrf is not None:
@@ -112,13 +144,20 @@ class SessionMiddleware:
                     return
                 state.block = _raiser(unavailable)
         self._register(scope, session)
-        response = SessionResponse(self.cookie, session, send)
-        if scope.get("scheme") in ("http", "ws") and self.cookie.secure and not self._warned_plain_http:
+        response = SessionResponse(face, session, scope, send)
+        if scope.get("scheme") in ("http", "ws") and not self._warned_plain_http and face is self._face:
             response.on_set_cookie = self._warn_plain_http
         try:
-            await self.app(scope, receive, response)
+            if kind == "websocket":
+                response.live = socket = LiveSocket(session, response, scope, receive, send, face.recheck)
+                await self.app(scope, socket.receive, socket.send)
+            else:
+                await self.app(scope, receive, response)
             await response.finish()
         except BaseException as error:
+            if response.live is not None and response.live.is_cut and is_disconnect(error):
+                await response.finish()
+                return
             response.abandon()
             answer = response.failure or error
             if isinstance(answer, StoreError) and not isinstance(answer, SessionUnavailable):
@@ -126,9 +165,27 @@ class SessionMiddleware:
                 if answer.outcome == "conflict":
                     log.warning("%s: %s", path_of(scope), answer)
                 answer = SessionUnavailable.because_of(answer)
-            if response.started or not isinstance(answer, (SessionUnavailable, CrossOriginRefused, LoginRefused)):
+            if response.started or not isinstance(answer, _ANSWERED):
                 raise
             await response.answer(scope, receive, answer)
+        finally:
+            if response.live is not None:
+                await response.live.finish()
+
+    def _present(self, state: State, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Face, list[Token]]:
+        """Which way the request came, where there are several, and the tokens that it brought."""
+        found = present(self._headers, headers)
+        if found is None:
+            if self.cookie is not None:
+                return self._face, self._tokens(headers, state.runtime.counters)
+            found = self._headers[0], []
+        elif not found[1]:
+            state.runtime.counters["token_malformed"] += 1
+        way, tokens = found
+        state.via = way.name
+        if way.respond is None:
+            state.untold = state.headers_sent = True
+        return Face(way, self._face.vary, self._face.recheck), tokens
 
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
         outer = scope.get(SCOPE_KEY, _NONE)
@@ -139,23 +196,24 @@ class SessionMiddleware:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
-        scope[SCOPE_KEY] = {**outer, self.cookie.full_name: None}
+        scope[SCOPE_KEY] = {**outer, **dict.fromkeys(self._names)}
         await self.app(scope, receive, send)
 
     def _register(self, scope: Scope, session: Session) -> None:
         # Inner middlewares may replace scope["session"]; dependencies find theirs by the name of its cookie.
         outer: dict[str, Session] = scope.get(SCOPE_KEY, _NONE)
         self._check_name(outer)
-        scope[SCOPE_KEY] = {**outer, self.cookie.full_name: session}
+        scope[SCOPE_KEY] = {**outer, **dict.fromkeys(self._names, session)}
         scope["session"] = session
 
     def _check_name(self, outer: Collection[str]) -> None:
-        name = self.cookie.full_name
-        if name in outer:
-            raise ConfigurationError(
-                f"Two SessionMiddlewares share the cookie {name!r}; remove one (a mounted app uses the outer one's "
-                "session), or give it another name: cookie=Cookie(name='admin')."
-            )
+        for name in self._names:
+            if name in outer:
+                what = f"header {name[:-1]!r}" if name.endswith(":") else f"cookie {name!r}"
+                raise ConfigurationError(
+                    f"Two SessionMiddlewares share the {what}; remove one (a mounted app uses the outer one's "
+                    "session), or give it another name: cookie=Cookie(name='admin'), headers=[Header('X-Admin')]."
+                )
 
     def _cross_origin_check(self, scope: Scope, runtime: Runtime) -> Callable[[], None]:
         csrf, path, headers = self.csrf, path_of(scope), scope["headers"]
@@ -176,6 +234,10 @@ class SessionMiddleware:
             "plain clients and other hosts drop it. For development: "
             "app.add_middleware(SessionMiddleware, db=db, cookie=Cookie(secure=False))."
         )
+
+
+def _no_tokens(headers: Iterable[tuple[bytes, bytes]], counters: Counter[str]) -> list[Token]:
+    return []
 
 
 def _check_settings(has_db: bool, of_starlette: Iterable[str]) -> None:
