@@ -4,8 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sessiondb.core.record import Record
-from sessiondb.stores.base import Login
+from sessiondb.core.record import EndReason, Record, is_impersonated
+from sessiondb.stores.base import Admission, Login
+
+
+def not_before_of(login: Login, found: Iterable[int | None]) -> int | None:
+    """The latest ``not_before`` among ``found`` that forbids ``login``, or ``None``."""
+    latest = max((one for one in found if one is not None), default=0)
+    return latest if latest > login.began_at else None
+
+
+def too_late(own: Record | None, forbidden: int | None) -> Admission:
+    """The answer to a login whose session is over before it asks."""
+    if own is not None and own.end_reason == EndReason.LIMIT:
+        return Admission("limit")
+    return Admission("revoked", (), forbidden)
+
+
+def takes_place(record: Record) -> bool:
+    """Whether a living session counts against its user's limit: somebody else's use of the account does not."""
+    return not is_impersonated(record.auth)
 
 
 def rivals_of(login: Login, most: int, unended: Iterable[Record]) -> tuple[list[Record], int]:
@@ -17,6 +35,8 @@ def rivals_of(login: Login, most: int, unended: Iterable[Record]) -> tuple[list[
     """
     rivals: list[Record] = []
     for record in unended:
+        if not takes_place(record):
+            continue
         is_living = login.caps.deadline(record) > login.now
         if is_living or record.sid == login.sid:
             rivals.append(record)

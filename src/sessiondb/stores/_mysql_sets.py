@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sessiondb.core.change import End, new_change_id
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import format_sid
-from sessiondb.stores._limit import rivals_of
+from sessiondb.stores._limit import not_before_of, rivals_of, too_late
 from sessiondb.stores._mysql_connection import Connection, blob, text
 from sessiondb.stores._mysql_rows import Statements, deadline, sid_sql, to_event, to_record
 from sessiondb.stores.base import (
@@ -35,16 +35,18 @@ _PASSES = 3
 async def admit(sql: Statements, connection: Connection, login: Login) -> Admission:
     """See ``Store.admit``."""
     user = blob(login.user_id.encode())
+    names = ", ".join((user, *(blob(name.encode()) for name in login.also)))
     where = f"user_id = {user} AND (ended_at IS NULL OR sid = {sid_sql(login.sid)})"
-    forbidden, found = await connection.run(
-        [f"SELECT not_before FROM {sql.users} WHERE user_id = {user}", sql.select(where, data=False)]
+    locks, found = await connection.run(
+        [f"SELECT not_before FROM {sql.users} WHERE user_id IN ({names})", sql.select(where, data=False)]
     )
     records = [to_record(row) for row in found.rows]
     own = next((record for record in records if record.sid == login.sid), None)
+    forbidden = not_before_of(login, (row[0] for row in locks.rows))
     if own is None or own.ended_at is not None:
-        return _too_late(own)
-    if forbidden.rows and forbidden.rows[0][0] > login.began_at:
-        return Admission("revoked", await _end(sql, connection, [own], EndReason.REFUSED, login))
+        return too_late(own, forbidden)
+    if forbidden is not None:
+        return Admission("revoked", await _end(sql, connection, [own], EndReason.REFUSED, login), forbidden)
     if login.per_user is None:
         return Admission()
     rivals, most = rivals_of(login, login.per_user, records)
@@ -74,11 +76,6 @@ async def _push_out(
     await connection.run([*statements, "COMMIT"])
     ended = [Ended(record.sid, record.user_id, reason.value, login.now) for record in surplus]
     return Admission("limit" if refuses and surplus else None, ended)
-
-
-def _too_late(own: Record | None) -> Admission:
-    by_limit = own is not None and own.end_reason == EndReason.LIMIT
-    return Admission("limit" if by_limit else "revoked")
 
 
 def _ends(sql: Statements, records: Sequence[Record], reason: EndReason, login: Login) -> list[str]:
@@ -132,10 +129,11 @@ async def end_where(
     first: list[str] = []
     if query.not_before is not None and query.user_id is not None:
         # Committed by itself: a login that does not see it yet has written a session that the next statement sees.
+        latest = "LEAST" if query.lift else "GREATEST"
         first.append(
             f"INSERT INTO {sql.users} (user_id, not_before) "
             f"VALUES ({blob(query.user_id.encode())}, {query.not_before:d}) "
-            f"ON DUPLICATE KEY UPDATE not_before = GREATEST(not_before, {query.not_before:d})"
+            f"ON DUPLICATE KEY UPDATE not_before = {latest}(not_before, {query.not_before:d})"
         )
     select = sql.select(f"{_condition(sql, query)} AND ended_at IS NULL", data=False)
     for passes_left in range(_PASSES, 0, -1):

@@ -44,7 +44,11 @@ SWEEP_GRACE = 30 * SECOND
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
-    """A login whose session has just been written and now asks to stay."""
+    """A login whose session has just been written and now asks to stay.
+
+    ``also`` are further names (of an identity provider's session, say) whose ``not_before`` counts as the user's does.
+    Sessions that somebody has by impersonating the user take no place in the limit.
+    """
 
     sid: Sid
     user_id: str
@@ -55,6 +59,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     on_limit: OnLimit = "end_oldest"
     purge_at: int
     announce_at: int | None = None
+    also: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +73,22 @@ class Ended:
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """Whether a login may stay. If not, its session has been ended and ``refused`` is why."""
+    """Whether a login may stay. If not, its session has been ended and ``refused`` is why.
+
+    ``not_before`` is the latest one that is after ``began_at``, where that is why.
+    """
 
     refused: Literal["revoked", "limit"] | None = None
     ended: Sequence[Ended] = ()
+    not_before: int | None = None
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which sessions. ``live`` means neither ended nor past the deadline that ``caps`` gives at ``now``.
 
     ``user_id`` is matched byte by byte. ``before`` pages: only sids that sort before it. ``keep`` spares one
-    sid. For ``end_where`` with a user, ``not_before`` is written first, so that logins in flight end too. ``link``
+    sid. For ``end_where`` with a user, ``not_before`` is written first, so that logins in flight end too; the latest one
+    stays, with ``lift`` the earliest (a lock that lasts into the future is lifted so). ``link``
     finds the sessions that were created or signed in with it. ``announce_at`` is as in ``End``.
     """
 
@@ -94,6 +104,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     purge_at: int = 0
     link: bytes | None = None
     announce_at: int | None = None
+    lift: bool = False
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.stores._limit import not_before_of, takes_place, too_late
 from sessiondb.stores._table import Table
 from sessiondb.stores.base import (
     SWEEP_GRACE,
@@ -129,7 +130,7 @@ class MemoryStore:
         self._check_open()
         with self._lock:
             if query.user_id is not None and query.not_before is not None:
-                self._forbid_before(query.user_id, query.not_before)
+                self._forbid_before(query.user_id, query.not_before, query)
             return [
                 ended
                 for record in sorted(self._table.matching(query), key=lambda record: record.sid)
@@ -268,11 +269,11 @@ class MemoryStore:
 
     def _admit(self, login: Login) -> Admission:
         own = self._table.records.get(login.sid)
+        forbidden = not_before_of(login, (self._not_before.get(name) for name in (login.user_id, *login.also)))
         if own is None or own.ended_at is not None:
-            by_limit = own is not None and own.end_reason == EndReason.LIMIT
-            return Admission("limit" if by_limit else "revoked")
-        if self._not_before.get(login.user_id, login.began_at) > login.began_at:
-            return Admission("revoked", [self._end(own, EndReason.REFUSED, login.now, login)])
+            return too_late(own, forbidden)
+        if forbidden is not None:
+            return Admission("revoked", [self._end(own, EndReason.REFUSED, login.now, login)], forbidden)
         if login.per_user is None:
             return Admission()
         # A session that has idled out must not push a living one out, so the real deadlines count.
@@ -281,7 +282,7 @@ class MemoryStore:
             (
                 record.sid
                 for record in self._table.of_user(login.user_id)
-                if record.ended_at is None and login.caps.deadline(record) > login.now
+                if record.ended_at is None and takes_place(record) and login.caps.deadline(record) > login.now
             ),
             key=lambda sid: (sid == login.sid, sid),
         )
@@ -294,11 +295,13 @@ class MemoryStore:
         ended = [self._end(self._table.records[sid], EndReason.LIMIT, login.now, login) for sid in surplus]
         return Admission(None, ended)
 
-    def _forbid_before(self, user_id: str, not_before: int) -> None:
-        self._not_before[user_id] = max(not_before, self._not_before.pop(user_id, not_before))
+    def _forbid_before(self, user_id: str, not_before: int, query: Query) -> None:
+        latest = min if query.lift else max
+        self._not_before[user_id] = latest(not_before, self._not_before.pop(user_id, not_before))
         if len(self._not_before) > self._max_sessions:
-            # The one that changed longest ago: no login of its time can still be under way.
-            del self._not_before[next(iter(self._not_before))]
+            # The one that changed longest ago and locks nobody: no login of its time can still be under way.
+            past = (name for name, until in self._not_before.items() if until <= query.now)
+            self._not_before.pop(next(past, user_id), None)
 
     def _end_matching(self, record: Record, query: Query, reason: EndReason) -> Ended | None:
         if record.ended_at is not None:

@@ -139,6 +139,7 @@ class Builders:
         caps: Caps | None = None,
         link: bytes | None = None,
         announce_at: int | None = None,
+        lift: bool = False,
     ) -> Query:
         """A query as of now."""
         return Query(
@@ -154,6 +155,7 @@ class Builders:
             purge_at=self.now + PURGE_AFTER,
             link=link,
             announce_at=announce_at,
+            lift=lift,
         )
 
     def login(
@@ -165,6 +167,7 @@ class Builders:
         on_limit: OnLimit = "end_oldest",
         caps: Caps | None = None,
         announce_at: int | None = None,
+        also: Sequence[str] = (),
     ) -> Login:
         """The question whether ``record``, a session of a user, may stay (``began_at``: now)."""
         if record.user_id is None:
@@ -179,6 +182,7 @@ class Builders:
             on_limit=on_limit,
             purge_at=self.now + PURGE_AFTER,
             announce_at=announce_at,
+            also=also,
         )
 
     def cutoffs(

@@ -11,6 +11,7 @@ from sessiondb.testing.behaviours import (
     data,
     failing,
     linking,
+    locks,
     logins,
     lowering,
     reading,
@@ -39,6 +40,7 @@ _THEMES = (
     auditing,
     failing,
     logins,
+    locks,
     sessions,
     session_logins,
 )
