@@ -42,7 +42,8 @@ async def save(session: dict[str, Any], state: State) -> None:
 async def commit(session: dict[str, Any], state: State) -> str | None:
     """Write what is staged. Returns why the session was gone, if it was and the write was dropped.
 
-    Raises ``SessionDataError`` before anything is stored, ``StoreError``, ``LoginRefused``, ``HeadersSent``.
+    Raises ``SessionDataError`` before anything is stored, ``StoreError``, ``LoginRefused``, ``RateLimited``,
+    ``HeadersSent``.
     """
     first = note_use(state)
     delta = state.delta(session)
@@ -126,7 +127,11 @@ async def _create(session: dict[str, Any], state: State) -> None:
         raise HeadersSent("A session cannot be created after the response headers have left.")
     runtime = state.runtime
     await runtime.ready()  # its clock dates what is new
-    record, issued = new_record(runtime, data=whole(session, runtime), client=state.visitor.encoded())
+    runtime.abuse.begin_session(runtime, state.visitor.ip)
+    promised, state.promised = state.promised, None
+    record, issued = new_record(
+        runtime, data=whole(session, runtime), client=state.visitor.encoded(), issued=promised
+    )
     event = runtime.event(EventType.SESSION_CREATED, record=record, ip=state.visitor.ip)
     with never_delivered(runtime, record):
         applied(await runtime.apply_one(Create(record), event))

@@ -14,13 +14,14 @@ from uuid import UUID
 import msgspec
 
 from sessiondb import proofs
+from sessiondb.abuse import Abuse
 from sessiondb.choosing import lifetime_for
 from sessiondb.core import assurance, codec, token
 from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.change import Create
 from sessiondb.core.errors import ConfigurationError, SessionDataError
 from sessiondb.core.events import EventType
-from sessiondb.core.limits import Limits
+from sessiondb.core.limits import Limits, SuspiciousNetwork
 from sessiondb.core.policies import Policies, is_remembered, policy_name
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import (
@@ -131,8 +132,9 @@ class SessionDB:
         self.on_load_error: OnLoadError = on_load_error
         self.counters: Counter[str] = Counter()
         self._store: Store = store_from(url)
+        self._abuse = Abuse(limits)
         self._settings = Settings(
-            self._policies, timeout, max_session_bytes, sweep_every, clock, policy_for, breaker, limits, keys=keys
+            self._policies, timeout, max_session_bytes, sweep_every, clock, policy_for, breaker, self._abuse, keys=keys
         )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
         self._ends = Ends()
@@ -336,6 +338,10 @@ class SessionDB:
         """Counts of sessions, users and events; ``db.counters`` has what this process has seen."""
         async with self.runtime.using_store() as store:
             return await store.stats()
+
+    def suspicious_networks(self, limit: int = 20) -> list[SuspiciousNetwork]:
+        """The networks from which most tokens came that open nothing, worst first, as this process has seen them."""
+        return self._abuse.worst(limit)
 
     async def events(
         self,

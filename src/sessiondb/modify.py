@@ -73,6 +73,8 @@ async def _modify_in_turn(
             return result
         data = delta.whole
         codec.check_size(len(data), runtime.max_session_bytes, delta.largest)
+        if delta.put:
+            codec.check_keys(values, runtime.max_keys)
         update = Update(
             sid=current.sid,
             id=new_change_id(),

@@ -57,7 +57,7 @@ def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
     """How to serve ``token``; ``None``: not at all."""
     runtime = state.runtime
     if record is None:
-        runtime.counters["token_unknown"] += 1
+        runtime.abuse.bad_token(runtime, state.visitor.ip, "unknown")
         return None
     if record.ended_at is not None:
         runtime.ended(record.sid, record.end_reason)
@@ -78,16 +78,19 @@ def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
         runtime.background.event(runtime.event(EventType.TOKEN_REUSE, record=record, ip=state.visitor.ip))
         runtime.end_later(record, EndReason.REUSE, ip=state.visitor.ip)
         state.ended_reason = EndReason.REUSE.value
+    elif verdict is Verdict.FORGED:
+        runtime.abuse.bad_token(runtime, state.visitor.ip, "forged")
     else:
-        runtime.counters[f"token_{verdict.value}"] += 1
+        runtime.counters["token_stale"] += 1
     return None
 
 
 def _tell_why(state: State, record: Record, token: Token, reason: str | None) -> None:
     # Only somebody who has held this session's token learns how it ended.
-    if matches(token.series, record.series_hash):
+    held = matches(token.series, record.series_hash)
+    if held:
         state.ended_reason = reason
-    state.runtime.counters["token_ended"] += 1
+    state.runtime.abuse.bad_token(state.runtime, state.visitor.ip, "ended" if held else "forged")
 
 
 def _collision(state: State, records: Sequence[Record]) -> None:

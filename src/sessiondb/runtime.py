@@ -13,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 
 import msgspec
 
+from sessiondb.abuse import Abuse
 from sessiondb.background import Background, Waiting
 from sessiondb.core.breaker import Circuit, CircuitBreaker
 from sessiondb.core.change import Applied, Change, End, Gone, Outcome, new_change_id
@@ -57,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     clock: Callable[[], int]
     policy_for: PolicyFor | None = None
     breaker: CircuitBreaker | None = None
-    limits: Limits = Limits()
+    abuse: Abuse = Abuse(Limits())
     keys: KeyRing | None = None
 
 
@@ -68,6 +69,8 @@ class Runtime:
         self.use(settings.policies)
         self.policy_for = settings.policy_for
         self.max_session_bytes = settings.max_session_bytes
+        self.max_keys = settings.abuse.limits.max_keys
+        self.abuse = settings.abuse
         self.timeout = settings.timeout
         self.counters = counters
         self.reads = Outage(f"{store.name}, reading")

@@ -203,8 +203,11 @@ class State:
         if encoded == self.base:
             return None
         delta = difference(self.base, session, encoded)
-        if delta.put and len(delta.whole) > self.runtime.max_session_bytes:
-            codec.check_size(len(delta.whole), self.runtime.max_session_bytes, delta.largest)
+        if delta.put:
+            if len(delta.whole) > self.runtime.max_session_bytes:
+                codec.check_size(len(delta.whole), self.runtime.max_session_bytes, delta.largest)
+            if len(session) > self.runtime.max_keys:
+                codec.check_keys(session, self.runtime.max_keys)
         return delta if delta.put or delta.remove else None
 
 

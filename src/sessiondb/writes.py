@@ -64,6 +64,7 @@ def never_delivered(runtime: Runtime, record: Record) -> Iterator[None]:
 
 def whole(session: dict[str, Any], runtime: Runtime) -> bytes:
     """All of ``session`` as JSON. Raises ``SessionDataError`` for what cannot be stored, or is too much."""
+    codec.check_keys(session, runtime.max_keys)
     for key in session:
         codec.check_key(key)
     data = codec.encode_data(session)

@@ -162,6 +162,18 @@ def check_size(size: int, limit: int, largest: str | None) -> None:
         )
 
 
+def check_keys(values: Mapping[str, Any], limit: int) -> None:
+    """Raise ``SessionDataError`` if a session with the keys of ``values`` has more than ``limit``."""
+    if len(values) > limit:
+        newest = next(reversed(list(values)))
+        raise SessionDataError(
+            f"The session would have {len(values):,} keys, more than the {limit:,} allowed; the newest is "
+            f"{newest!r:.100}. Keep many things under one key, or elsewhere and their id in the session, or raise "
+            "SessionDB(limits=Limits(max_keys=...)).",
+            key=newest if isinstance(newest, str) else None,
+        )
+
+
 def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
     """Whether ``value`` is JSON as it stands, but for characters that no database takes."""
     kind = type(value)

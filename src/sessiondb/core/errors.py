@@ -135,6 +135,27 @@ class LoginRefused(SessionDBError, HTTPException):
         return str(self.args[0])
 
 
+class RateLimited(SessionDBError, HTTPException):
+    """One network has begun too many sessions: HTTP 429 (RFC 6585) with ``Retry-After``.
+
+    ``retry_after``: the seconds until it may begin another. An app that handles it and answers without a session
+    empties the session first: ``session.clear()``.
+    """
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        HTTPException.__init__(
+            self,
+            status_code=429,
+            detail="Too many new visitors from your network; please try again shortly.",
+            headers={"Retry-After": str(retry_after), "Cache-Control": "no-store"},
+        )
+        Exception.__init__(self, message)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class CrossOriginRefused(SessionDBError, HTTPException):
     """An unsafe request that another site made: HTTP 403."""
 

@@ -20,11 +20,20 @@ class EventType(enum.StrEnum):
     SESSION_ENDED = "session_ended"
     LOGIN_REFUSED = "login_refused"
     TOKEN_REUSE = "authn_token_reuse"  # noqa: S105  the name of an event
+    TOKEN_GUESSING = "token_guessing"  # noqa: S105  one network presents many tokens that open nothing
+    RATE_LIMITED = "excess_rate_limit_exceeded"  # one network begins too many sessions
     WRITE_AFTER_END = "write_after_end"
     COOKIE_COLLISION = "cookie_collision"
     CROSS_ORIGIN = "malicious_cross_origin"
+    CSRF = "malicious_csrf"  # a form without the token of its session
     SESSION_QUARANTINED = "session_quarantined"  # its data cannot be decoded
     USER_REVOKED = "user_revoked"  # all sessions of a user were revoked
+    SESSIONS_REVOKED = "sessions_revoked"  # sessions with something in common were, or everybody's
+    USER_LOCKED = "authn_login_lock"
+    USER_UNLOCKED = "authn_login_unlock"
+    IDP_LOGOUT = "idp_logout"  # the identity provider has ended the user's session there
+    IMPERSONATION_STARTED = "impersonation_started"
+    IMPERSONATION_ENDED = "impersonation_ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

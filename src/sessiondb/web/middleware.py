@@ -14,6 +14,7 @@ from sessiondb.core.errors import (
     CrossOriginRefused,
     CsrfTokenRefused,
     LoginRefused,
+    RateLimited,
     SessionUnavailable,
     StoreError,
 )
@@ -36,7 +37,7 @@ log = logging.getLogger("sessiondb")
 SCOPE_KEY = "sessiondb.sessions"
 _NONE: dict[str, Session] = {}
 # What an app that handles no exceptions is spared.
-_ANSWERED = (SessionUnavailable, CrossOriginRefused, CsrfTokenRefused, LoginRefused)
+_ANSWERED = (SessionUnavailable, CrossOriginRefused, CsrfTokenRefused, LoginRefused, RateLimited)
 
 _OF_STARLETTE = frozenset(
     {"secret_key", "session_cookie", "max_age", "same_site", "https_only", "path", "domain", "partitioned"}

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from sessiondb.commit import commit, is_settled
-from sessiondb.core.errors import LoginRefused, SessionUnavailable, StoreError
+from sessiondb.core.errors import LoginRefused, RateLimited, SessionUnavailable, StoreError
 from sessiondb.core.policies import is_remembered
 from sessiondb.core.policy import SECOND
 from sessiondb.core.record import EndReason
@@ -44,7 +44,7 @@ class SessionResponse:
         self._state = state_of(session)
         self._send = send
         self.started = False
-        self.failure: SessionUnavailable | LoginRefused | None = None
+        self.failure: SessionUnavailable | LoginRefused | RateLimited | None = None
         self.on_set_cookie: Callable[[], None] | None = None
         self.live: Live | None = None
 
@@ -56,7 +56,7 @@ class SessionResponse:
         if (starts or (kind in _ENDS and not message.get("more_body", False))) and not is_settled(self._session, state):
             try:
                 await commit(self._session, state)
-            except (LoginRefused, StoreError) as error:
+            except (LoginRefused, RateLimited, StoreError) as error:
                 raise self._failed(error)  # noqa: B904  it has its cause
         if starts:
             if state.handed_out or state.outgoing is not None:
@@ -77,7 +77,7 @@ class SessionResponse:
         if not is_settled(self._session, self._state):
             try:
                 await commit(self._session, self._state)
-            except (LoginRefused, StoreError) as error:
+            except (LoginRefused, RateLimited, StoreError) as error:
                 raise self._failed(error)  # noqa: B904  it has its cause
 
     def abandon(self) -> None:
@@ -97,7 +97,9 @@ class SessionResponse:
         else:
             await refuse(scope, receive, self._send, error)
 
-    def _failed(self, error: LoginRefused | StoreError) -> SessionUnavailable | LoginRefused:
+    def _failed(
+        self, error: LoginRefused | RateLimited | StoreError
+    ) -> SessionUnavailable | LoginRefused | RateLimited:
         """Remember why a commit failed, as what the client is answered."""
         if isinstance(error, StoreError) and not isinstance(error, SessionUnavailable):
             error = SessionUnavailable.because_of(error)
