@@ -28,6 +28,7 @@ HOW_TO_MAKE_ONE = "Make one with: sessiondb keys generate (or KeyRing.generate()
 _ID_LABEL = b"sessiondb key id 1\0"
 _LEAST_BYTES = 16  # 32 random bytes have 30 different ones; fewer than 16 come once in 10**10 keys
 _LEAST_CHARACTERS = 18  # 43 random characters of base64 have 31 different ones
+_LEAST_OF_A_CASE = 4
 _HEX = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII).fullmatch
 _BASE64 = re.compile(r"[A-Za-z0-9_+/-]{42}[AEIMQUYcgkosw048]=?", re.ASCII).fullmatch
 _TO_STANDARD = str.maketrans("-_", "+/")
@@ -159,8 +160,11 @@ def _weakness_of_text(text: str) -> str | None:
         return "a key has a word in it that stands for a key in examples, so it is not random"
     if _HEX(text) or _BASE64(text) is None:
         return None
-    # Among 43 random characters are 17 of each case; none of one comes once in 10**9 keys.
-    if len(set(text)) < _LEAST_CHARACTERS or not (re.search("[a-z]", text) and re.search("[A-Z]", text)):
+    # Among 43 random characters are 17 of each case; fewer than four come once in 10**6 keys, and letters alone with no
+    # two capitals in a row, as words are written, once in 10**7.
+    cases = (sum(map(str.isupper, text)), sum(map(str.islower, text)))
+    like_words = re.fullmatch(r"(?:[A-Z]?[a-z])+[A-Z]?", text) is not None
+    if len(set(text)) < _LEAST_CHARACTERS or min(cases) < _LEAST_OF_A_CASE or like_words:
         return "a key looks like words or a pattern, and not like random characters"
     return None
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -16,7 +17,8 @@ from sessiondb.core.errors import ConfigurationError, SessionDBError
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import SessionInfo
 from sessiondb.db import DEFAULT_URL, SessionDB
-from sessiondb.ops import output, schema
+from sessiondb.keyring import KeyRing
+from sessiondb.ops import encryption, output, schema
 from sessiondb.ops.doctor import TIMEOUT, examine
 from sessiondb.stores.base import Stats, Swept
 
@@ -28,6 +30,9 @@ app = typer.Typer(
     help="Look after a session database. The URL may be given, or be in $SESSIONDB_URL (where no other user sees it).",
 )
 
+keys_app = typer.Typer(no_args_is_help=True, help="Keys for encryption at rest.")
+app.add_typer(keys_app, name="keys")
+
 Url = Annotated[
     str | None,
     typer.Argument(metavar="[URL]", help=f"$SESSIONDB_URL if left out, else {DEFAULT_URL}.", show_default=False),
@@ -37,6 +42,10 @@ UrlOption = Annotated[
 ]
 User = Annotated[str | None, typer.Option("--user", metavar="ID", help="The user's id.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+KeysFile = Annotated[
+    Path | None, typer.Option("--keys", metavar="FILE", help="$SESSIONDB_KEYS if left out.", show_default=False)
+]
 
 Answer = TypeVar("Answer")
 
@@ -173,16 +182,59 @@ def repair(url: Url = None, json: Json = False) -> None:
         typer.echo(f"{count} session{'' if count == 1 else 's'} listed.")
 
 
+@app.command()
+def reencrypt(
+    url: Url = None,
+    keys: KeysFile = None,
+    plain: Annotated[
+        str, typer.Option(help="accept: also encrypt what is not; write: decrypt all, to turn encryption off.")
+    ] = "refuse",
+    json: Json = False,
+) -> None:
+    """Write every session again with the current key, and say which older keys are not used any more."""
+    ring = _checked(lambda: encryption.ring_from(keys, encryption.checked_plain(plain)))
+
+    async def work() -> encryption.Outcome:
+        async with _database(url, keys=ring) as db:
+            return await encryption.reencrypt_all(db, ring, lambda line: typer.echo(line, err=True))
+
+    done = _run(work)
+    if json:
+        typer.echo(output.as_json(done))
+    else:
+        typer.echo(f"{done.examined:,} sessions looked at, {done.rewritten:,} written again.")
+        for use in done.keys:
+            typer.echo(encryption.use_text(use))
+        if done.unreadable:
+            typer.echo(f"{done.unreadable:,} cannot be decrypted; they are quarantined until they expire.", err=True)
+        if done.left:
+            typer.echo(f"{done.left:,} were being written to; run this again.", err=True)
+    raise typer.Exit(0 if done.is_complete else 1)
+
+
+@keys_app.command()
+def generate() -> None:
+    """Print a new key."""
+    typer.echo(KeyRing.generate())
+
+
+@keys_app.command("list")
+def list_keys(keys: KeysFile = None) -> None:
+    """Print the ids of the keys, the current one first."""
+    for key_id in _checked(lambda: encryption.ring_from(keys)).ids:
+        typer.echo(key_id)
+
+
 def _url(given: str | None) -> str:
     return given or os.environ.get("SESSIONDB_URL") or DEFAULT_URL
 
 
 @asynccontextmanager
-async def _database(given: str | None, *, new: bool = False) -> AsyncIterator[SessionDB]:
+async def _database(given: str | None, *, new: bool = False, keys: KeyRing | None = None) -> AsyncIterator[SessionDB]:
     url = _url(given)
     if not new:
         schema.check_exists(url)
-    async with SessionDB(url, policy=_POLICY, timeout=30, sweep_every=None) as db:
+    async with SessionDB(url, policy=_POLICY, timeout=30, sweep_every=None, keys=keys) as db:
         yield db
 
 

@@ -37,8 +37,8 @@ _CACHED = 4096
 _EMPTY = b"{}"
 
 _TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
-# The standard alphabet is no second spelling: it becomes what no alphabet has.
-_TO_STANDARD = bytes.maketrans(b"-_+/", b"+/!!")
+# The standard alphabet and padding are no second spelling: they become what no alphabet has.
+_TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/!!!")
 # The last character may only carry the bits that are there: otherwise one value had several spellings.
 _LAST = {0: None, 2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
 
