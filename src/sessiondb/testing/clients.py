@@ -195,8 +195,8 @@ def _place(client: object, db: SessionDB | None, cookie: Cookie | str | None) ->
     found = [(depth, one, one.cookie) for depth, one in all_found if one.cookie is not None]
     if all_found and not found:
         raise ConfigurationError(
-            "login: the app takes tokens in headers only, and clients keep no such thing. Have db.create(user_id) issue "
-            "one, and pass it: client.headers['Authorization'] = f'Bearer {issued.token}'."
+            "login: the app takes tokens in headers only, and clients keep no such thing. Have db.create(user_id) "
+            "issue one, and pass it: client.headers['Authorization'] = f'Bearer {issued.token}'."
         )
     if isinstance(cookie, str):
         found = [one for one in found if one[2].full_name in spellings(cookie)]

@@ -13,6 +13,7 @@ from sessiondb.core.errors import ConfigurationError, SessionDataError
 from sessiondb.core.policy import SECOND
 from sessiondb.session import Session, state_of
 from sessiondb.web.dependencies import CalledFirst, LoginRequired
+from sessiondb.web.schemes import Transports
 
 
 class RequireRecentLogin(LoginRequired):
@@ -31,8 +32,9 @@ class RequireRecentLogin(LoginRequired):
         methods: Collection[str] = (),
         redirect: str | None = None,
         cookie: str | None = None,
+        transport: Transports | None = None,
     ) -> None:
-        super().__init__(redirect=redirect, cookie=cookie)
+        super().__init__(redirect=redirect, cookie=cookie, transport=transport)
         try:
             self.methods = assurance.check_methods(methods)
         except SessionDataError as error:
@@ -67,8 +69,9 @@ class RequireLevel(LoginRequired):
         max_age: timedelta | float | None = None,
         redirect: str | None = None,
         cookie: str | None = None,
+        transport: Transports | None = None,
     ) -> None:
-        super().__init__(redirect=redirect, cookie=cookie)
+        super().__init__(redirect=redirect, cookie=cookie, transport=transport)
         try:
             checked = assurance.check_level(level)
         except SessionDataError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 from sessiondb.core.errors import ConfigurationError
@@ -11,13 +11,23 @@ from sessiondb.session import Session, state_of
 from sessiondb.web.called_first import CalledFirst as CalledFirst
 from sessiondb.web.cookie import Cookie
 from sessiondb.web.finding import find, find_session
+from sessiondb.web.transports import challenge_of
 from sessiondb.web.typed import OnInvalid, SessionOf, typed_session
 from sessiondb.web.versions import Migrate
 
 try:
     from fastapi import Depends, HTTPException
-    from fastapi.openapi.models import APIKey, APIKeyIn
     from fastapi.security.base import SecurityBase
+
+    from sessiondb.web.schemes import (
+        Scheme,
+        Transports,
+        came_by,
+        challenges,
+        checked,
+        cookie_challenge,
+        signature,
+    )
 except ModuleNotFoundError as error:
     raise ConfigurationError(
         "CurrentSession, SessionOf and RequireLogin are FastAPI dependencies, and FastAPI is not installed: "
@@ -75,39 +85,49 @@ def session_of(
 class LoginRequired(SecurityBase):
     """A dependency that gives the user id of the session, or answers 401 (or a redirect to the login page).
 
-    In OpenAPI it is an ``apiKey`` security scheme in the session cookie.
+    In OpenAPI it is an ``apiKey`` security scheme in the session cookie, or what ``transport`` names.
     """
 
-    def __init__(self, *, redirect: str | None = None, cookie: str | None = None) -> None:
+    def __init__(
+        self, *, redirect: str | None = None, cookie: str | None = None, transport: Transports | None = None
+    ) -> None:
         if redirect is not None and not redirect.startswith(("/", "https://", "http://")):
             raise ConfigurationError(f"require_login: redirect is {redirect!r}; use a path such as '/login'.")
         self.redirect = redirect
+        if cookie is not None and transport is not None:
+            raise ConfigurationError(f"require_login: give cookie= or transport=[Cookie({cookie!r})], not both.")
         self.cookie = cookie
-        name = Cookie(cookie).full_name if cookie is not None else Cookie().full_name
-        scheme: dict[str, Any] = {
-            "in": APIKeyIn.cookie,
-            "name": name,
-            "description": "The session cookie, set by the login.",
-        }
-        self.model = APIKey(**scheme)
-        self.scheme_name = "session" if cookie is None else f"session-{cookie}"
+        self.transports = None if transport is None else checked("require_login", transport)
+        shown = self.transports or (Cookie() if cookie is None else Cookie(cookie),)
+        first, *others = (Scheme(one) for one in shown)
+        self.model, self.scheme_name = first.model, first.scheme_name
+        self.__signature__ = signature(others)
 
-    async def __call__(self, connection: HTTPConnection) -> str:
+    async def __call__(self, connection: HTTPConnection, **_schemes: None) -> str:
         """The user id. Raises ``HTTPException``: 401, or 303 where ``redirect`` is set."""
-        session = find_session(connection, self.cookie)
-        user_id = session.user_id
-        if user_id is None:
-            raise self._refusal(connection, "Log in first.")
-        self._check(session, connection)
-        return user_id
+        if self.transports is None:
+            sessions = [find_session(connection, self.cookie)]
+        else:
+            sessions = came_by(connection, self.transports)
+        for session in sessions:
+            session.mark_accessed()
+            user_id = session.user_id
+            if user_id is not None:
+                self._check(session, connection)
+                return user_id
+        raise self._refusal(connection, "Log in first.")
 
     def _check(self, session: Session, connection: HTTPConnection) -> None:
         """More that a subclass asks of the login."""
 
     def _refusal(self, connection: HTTPConnection, detail: str, challenge: str = "") -> HTTPException:
         if self.redirect is None:
-            name = find(connection, self.cookie)[0]
-            challenge = f'Cookie realm="session", cookie-name="{name}"{challenge}'
+            if self.transports is not None:
+                challenge = challenges(self.transports, challenge)
+            else:
+                name, session = find(connection, self.cookie)
+                via = state_of(session).via
+                challenge = (cookie_challenge(name) if via is None else challenge_of(via)) + challenge
             return HTTPException(401, detail, {"WWW-Authenticate": challenge})
         target = self.redirect
         if connection.scope.get("method") in ("GET", "HEAD"):
@@ -123,12 +143,19 @@ def _came_for(connection: HTTPConnection) -> str:
     return quote(path, safe="/:@!$&'()*+,;=") + (f"?{query}" if query else "")
 
 
-def require_login(*, redirect: _Setting = None, cookie: _Setting = None) -> LoginRequired:
+def require_login(
+    *,
+    redirect: _Setting = None,
+    cookie: _Setting = None,
+    transport: Annotated[Transports | None, CalledFirst()] = None,
+) -> LoginRequired:
     """``Annotated[str, Depends(require_login(redirect="/login"))]``: pages send visitors to the login page.
 
-    The path that was asked for is added as ``?next=``.
+    The path that was asked for is added as ``?next=``. ``transport``: the ways that count here, and what OpenAPI shows:
+    ``transport=Bearer()``, or ``transport=[Cookie(), Bearer()]``; without it every way of the app counts, and OpenAPI
+    shows the cookie. Raises ``ConfigurationError``.
     """
-    return LoginRequired(redirect=redirect, cookie=cookie)
+    return LoginRequired(redirect=redirect, cookie=cookie, transport=transport)
 
 
 CurrentSession = Annotated[Session, Depends(current_session())]

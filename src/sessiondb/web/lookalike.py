@@ -26,7 +26,8 @@ class Lookalikes:
         self._lower = self._raw.lower()
         self._folded = name.casefold()
         low: dict[str, str] = {}
-        for high, digit in sorted({f"{code:02x}" for code in self._raw + self._raw.swapcase()}):
+        for pair in sorted({f"{code:02x}" for code in self._raw + self._raw.swapcase()}):
+            high, digit = pair[0], pair[1]
             low[high] = low.get(high, "") + digit + (digit.upper() if digit.isalpha() else "")
         # Spelt out, because to ignore case is slow.
         self._encoded = re.compile(

@@ -83,11 +83,6 @@ class Header:
             )
         _check_respond("Header", self.respond)
 
-    @property
-    def challenge(self) -> str:
-        """What ``WWW-Authenticate`` says."""
-        return f'APIKey realm="session", header-name="{self.name}"'
-
     def presented(self, headers: Headers) -> bytes | None:
         """What the client has put where the token goes; ``None``: nothing. Twice is as good as a wrong one."""
         wanted, found = self.name.lower().encode("ascii"), None
@@ -115,11 +110,6 @@ class Bearer:
     def __post_init__(self) -> None:
         _check_respond("Bearer", self.respond)
 
-    @property
-    def challenge(self) -> str:
-        """What ``WWW-Authenticate`` says (RFC 6750 section 3)."""
-        return 'Bearer realm="session"'
-
     def presented(self, headers: Headers) -> bytes | None:
         """As ``Header``. Another scheme (``Basic``) is none of ours, unless ``Bearer`` stands beside it."""
         found, count = None, 0
@@ -141,6 +131,11 @@ class Bearer:
 
 
 HeaderWay = Header | Bearer
+
+
+def challenge_of(name: str) -> str:
+    """What ``WWW-Authenticate`` says of the header ``name`` (RFC 6750 section 3; for others as FastAPI has it)."""
+    return 'Bearer realm="session"' if name == "Authorization" else f'APIKey realm="session", header-name="{name}"'
 
 
 def header_ways(given: object) -> tuple[HeaderWay, ...]:
