@@ -107,6 +107,8 @@ def create_document(change: Create) -> RawBSONDocument:
             document[name] = [value[start : start + CHANGE_ID_BYTES] for start in range(0, len(value), CHANGE_ID_BYTES)]
         elif value is not None:
             document[name] = value
+    if change.links:
+        document["links"] = list(change.links)
     return RawBSONDocument(encode(document))
 
 
@@ -165,6 +167,9 @@ def update_pipeline(change: Update) -> list[Document]:
         # A lower bound of the deadline: a shorter life must be looked at sooner.
         over_at = [{"$add": ["$created_at", sign_in.absolute]}, {"$add": [last_seen_at, sign_in.idle]}]
         fields["check_at"] = {"$min": ["$check_at", *over_at]}
+        if sign_in.links:
+            held = {"$cond": [{"$isArray": ["$links"]}, "$links", []]}
+            fields["links"] = {"$setUnion": [held, list(sign_in.links)]}
     return [{"$set": fields}]
 
 
@@ -190,7 +195,7 @@ def end_filter(change: End) -> Document:
     return {"_id": sid_value(change.sid), **LIVING, **guard}
 
 
-def end_update(change_id: bytes, reason: EndReason, at: int, purge_at: int) -> list[Document]:
+def end_update(change_id: bytes, reason: EndReason, at: int, purge_at: int, announce_at: int | None) -> list[Document]:
     """What an end makes of the session, even of one that somebody has spoilt."""
     held = {"$cond": [{"$isArray": ["$last_changes"]}, "$last_changes", []]}
     return [
@@ -198,7 +203,8 @@ def end_update(change_id: bytes, reason: EndReason, at: int, purge_at: int) -> l
             "$set": {
                 "ended_at": at,
                 "end_reason": str(reason),
-                "check_at": purge_at,
+                "check_at": purge_at if announce_at is None else min(announce_at, purge_at),
+                "purge_at": purge_at,
                 "purge_after": DatetimeMS(purge_at // 1000),
                 "data": {"$literal": {}},
                 "salt": "$$REMOVE",
@@ -217,12 +223,14 @@ def _number(field: str) -> Document:
 def deadline(caps: Caps) -> Document:
     """When a session is over, as an expression; see ``sessiondb.core.policy.deadline``."""
 
-    def least(field: str, remembered: int, normal: int) -> Document:
-        cap = {"$cond": [{"$eq": ["$lifetime", "remembered"]}, remembered, normal]}
-        return {"$min": [_number(field), cap]}
+    def least(field: str) -> Document:
+        branches = [
+            {"case": {"$eq": ["$lifetime", {"$literal": name}]}, "then": getattr(cap, field)}
+            for name, cap in caps.named.items()
+        ]
+        return {"$min": [_number(field), {"$switch": {"branches": branches, "default": getattr(caps.normal, field)}}]}
 
-    absolute = least("absolute", caps.remembered.absolute, caps.normal.absolute)
-    idle = least("idle", caps.remembered.idle, caps.normal.idle)
+    absolute, idle = least("absolute"), least("idle")
     return {"$min": [{"$add": [_number("created_at"), absolute]}, {"$add": [_number("last_seen_at"), idle]}]}
 
 

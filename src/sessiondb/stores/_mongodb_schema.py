@@ -27,10 +27,22 @@ def indexes() -> dict[str, list[IndexModel]]:
             IndexModel([("user_id", ASCENDING), ("_id", ASCENDING)], name="user", partialFilterExpression=user),
             IndexModel([("check_at", ASCENDING)], name="check"),
             IndexModel(
+                [("links", ASCENDING), ("_id", ASCENDING)],
+                name="links",
+                partialFilterExpression={"links": {"$exists": True}},
+            ),
+            IndexModel(
                 [("purge_after", ASCENDING)],
                 name="purge",
                 expireAfterSeconds=_TOMBSTONES_LEFT_OVER_SECONDS,
                 partialFilterExpression={"purge_after": {"$exists": True}},
+            ),
+        ],
+        "users": [
+            IndexModel(
+                [("not_before", ASCENDING)],
+                name="not_before",
+                partialFilterExpression={"not_before": {"$exists": True}},
             ),
         ],
         "events": [
@@ -58,9 +70,7 @@ async def prepare(collections: Collections) -> None:
             f"{found.get('value')}, and this sessiondb knows version {SCHEMA_VERSION}. Install the sessiondb that made "
             "them, or name another database or ?prefix=."
         )
-    await asyncio.gather(
-        _make(collections.sessions, indexes()["sessions"]), _make(collections.events, indexes()["events"])
-    )
+    await asyncio.gather(*(_make(getattr(collections, name), wanted) for name, wanted in indexes().items()))
     if found is None:
         try:
             await collections.meta.insert_one({"_id": "schema_version", "value": SCHEMA_VERSION})

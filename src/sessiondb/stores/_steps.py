@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from sessiondb.core.errors import StoreError, StoreUnavailable
+
+_T = TypeVar("_T")
 
 
 def undecided(error: Exception) -> Exception:
@@ -16,3 +21,28 @@ def undecided(error: Exception) -> Exception:
         found = StoreError(str(error), outcome="unknown")
     found.__cause__ = error.__cause__
     return found
+
+
+class Writes:
+    """The writes of one call, each awaited through it. ``is_undone`` tells of an error that nothing was written."""
+
+    __slots__ = ("_is_undone", "_sent")
+
+    def __init__(self, is_undone: Callable[[Exception], bool]) -> None:
+        self._is_undone = is_undone
+        self._sent = 0
+
+    async def __call__(self, write: Awaitable[_T]) -> _T:
+        """Await ``write``."""
+        self._sent += 1
+        try:
+            return await write
+        except Exception as error:
+            if self._is_undone(error):
+                self._sent -= 1
+            raise
+
+    @property
+    def may_have_landed(self) -> bool:
+        """Whether something was written, or is being written still."""
+        return self._sent > 0

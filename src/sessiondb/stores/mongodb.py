@@ -27,14 +27,18 @@ from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from sessiondb.core.change import Applied, Change, Create, End, Update, apply
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, WriteOutcome
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _mongodb_counting as counting
 from sessiondb.stores import _mongodb_rows as rows
 from sessiondb.stores import _mongodb_sets as sets
+from sessiondb.stores import _mongodb_sweeping as sweeping
 from sessiondb.stores._mongodb_errors import DUPLICATE, code_of, refusal, translated
 from sessiondb.stores._mongodb_schema import prepare
 from sessiondb.stores._mongodb_url import Collection, Collections, parse
 from sessiondb.stores._per_loop import PerLoop
+from sessiondb.stores._steps import Writes, undecided
 from sessiondb.stores.base import (
     Admission,
     Batching,
@@ -102,6 +106,22 @@ class MongoDBStore:
             yield collections
         except _FAILURES as error:
             raise translated(error, self._settings.where, outcome) from error
+
+    @asynccontextmanager
+    async def _in_steps(self) -> AsyncIterator[tuple[Collections, Writes]]:
+        """As ``_asking``, for what takes several commands: once one may have written, no error says that none has."""
+        writes = Writes(self._is_undone)
+        try:
+            async with self._asking("unknown") as collections:
+                yield collections, writes
+        except StoreError as error:
+            if writes.may_have_landed:
+                raise undecided(error) from error.__cause__
+            raise
+
+    def _is_undone(self, error: Exception) -> bool:
+        found = translated(error, self._settings.where, "unknown")
+        return not isinstance(found, StoreError) or found.outcome == "not_applied"
 
     async def clock(self) -> int:
         """The server's clock, which has milliseconds: the end of the current one."""
@@ -209,7 +229,7 @@ class MongoDBStore:
         try:
             if isinstance(change, End):
                 where = rows.end_filter(change)
-                update: Any = rows.end_update(change.id, change.reason, change.at, change.purge_at)
+                update: Any = rows.end_update(change.id, change.reason, change.at, change.purge_at, change.announce_at)
             else:
                 where, update = rows.update_filter(change), rows.update_pipeline(change)
             found = await sessions.find_one_and_update(where, update, _REV, return_document=ReturnDocument.AFTER)
@@ -268,8 +288,8 @@ class MongoDBStore:
 
     async def admit(self, login: Login) -> Admission:
         """See ``Store.admit``; one round trip, two or three more where somebody has to go."""
-        async with self._asking("unknown") as collections:
-            return await sets.admit(collections, login)
+        async with self._in_steps() as (collections, writes):
+            return await sets.admit(collections, writes, login)
 
     async def find(self, query: Query) -> Page:
         """See ``Store.find``."""
@@ -278,24 +298,45 @@ class MongoDBStore:
 
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
         """See ``Store.end_where``; ``not_before`` is with a majority before the sessions are looked for."""
-        async with self._asking("unknown") as collections:
-            return await sets.end_where(collections, query, reason)
+        async with self._in_steps() as (collections, writes):
+            return await sets.end_where(collections, writes, query, reason)
 
     # -- sweeping, events, counts -------------------------------------------------------------------------
 
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """See ``Store.sweep``."""
+        async with self._in_steps() as (collections, writes):
+            return await sweeping.sweep(collections, writes, cutoffs, limit)
+
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """See ``Store.announced``."""
         async with self._asking("unknown") as collections:
-            return await sets.sweep(collections, cutoffs, limit)
+            await sweeping.announced(collections.sessions, sids)
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """See ``Store.lower_checks``; it walks by sid."""
+        async with self._asking("unknown") as collections:
+            return await sweeping.lower_checks(collections.sessions, caps, after, limit)
+
+    async def recall(self, name: str) -> str | None:
+        """See ``Store.recall``."""
+        async with self._asking() as collections:
+            found = await collections.meta.find_one({"_id": f"note:{name}"})
+        return None if found is None else str(found["text"])
+
+    async def remember(self, name: str, text: str) -> None:
+        """See ``Store.remember``."""
+        async with self._asking("unknown") as collections:
+            await collections.meta.replace_one({"_id": f"note:{name}"}, {"text": text}, upsert=True)
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
-        async with self._asking("unknown") as collections:
+        async with self._in_steps() as (collections, writes):
             for attempt in range(TRIES):
                 if not events:
                     return
                 try:
-                    await collections.events.insert_many(self._numbered(events), ordered=False)
+                    await writes(collections.events.insert_many(self._numbered(events), ordered=False))
                     return
                 except BulkWriteError as error:
                     if attempt == TRIES - 1 or code_of(error) != DUPLICATE:
@@ -319,12 +360,12 @@ class MongoDBStore:
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``; their order among machines is as good as the machines' clocks."""
         async with self._asking() as collections:
-            return await sets.events(collections, query)
+            return await counting.events(collections, query)
 
     async def stats(self) -> Stats:
         """See ``Store.stats``; ``size_bytes`` is that of the whole database."""
         async with self._asking() as collections:
-            return await sets.stats(collections)
+            return await counting.stats(collections)
 
 
 def _may_have_landed(result: ChangeResult) -> bool:

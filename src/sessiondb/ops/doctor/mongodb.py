@@ -135,8 +135,8 @@ async def _check_default(report: Report, collections: Collections) -> None:
 
 
 async def _check_indexes(report: Report, collections: Collections) -> None:
-    of: dict[str, Collection] = {"sessions": collections.sessions, "events": collections.events}
     wanted = indexes()
+    of: dict[str, Collection] = {name: getattr(collections, name) for name in wanted}
     missing = await asyncio.gather(*(missing_indexes(of[name], wanted[name]) for name in wanted))
     for name, lacking in zip(wanted, missing, strict=True):
         for index in (one.document["name"] for one in lacking):
