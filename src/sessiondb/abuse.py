@@ -73,6 +73,6 @@ class Abuse:
         if not self._warned:
             self._warned = True
             log.warning(
-                "Limits(anonymous_per_minute=...) limits nobody: the server names no client address. Behind a proxy on a "
-                "Unix socket: uvicorn --proxy-headers --forwarded-allow-ips='*'."
+                "Limits(anonymous_per_minute=...) limits nobody: the server names no client address. Behind a proxy on "
+                "a Unix socket: uvicorn --proxy-headers --forwarded-allow-ips='*'."
             )
