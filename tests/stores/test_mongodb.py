@@ -26,7 +26,7 @@ from provision.mongodb import MongoDB
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable, open_store
 from sessiondb.core.change import Applied, Conflict, Gone
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
-from sessiondb.core.record import EndReason
+from sessiondb.core.record import LINK_BYTES, EndReason
 from sessiondb.stores._mongodb_errors import translated
 from sessiondb.stores._mongodb_rows import sid_value
 from sessiondb.stores._mongodb_url import Collections, parse
@@ -117,6 +117,8 @@ async def test_the_indexes_are_made_used_and_made_again(url: str, there: Collect
     store = await kit.store()
     records = [kit.record(f"user{n % 10}") for n in range(60)]
     await kit.put_in(store, *records, *(kit.record() for _ in range(40)))
+    link = b"l" * LINK_BYTES
+    await kit.apply(store, kit.create(kit.record("user3"), [link]))
 
     async def plan(where: dict[str, Any], sort: dict[str, int]) -> str:
         command = {"explain": {"find": there.sessions.name, "filter": where, "sort": sort}, "verbosity": "queryPlanner"}
@@ -124,12 +126,14 @@ async def test_the_indexes_are_made_used_and_made_again(url: str, there: Collect
 
     assert "'indexName': 'user'" in await plan({"user_id": "user3"}, {"_id": -1})
     assert "'indexName': 'check'" in await plan({"check_at": {"$lte": kit.now}}, {"check_at": 1})
+    assert "'indexName': 'links'" in await plan({"links": link}, {"_id": -1})
     # A touch writes no indexed field.
     indexed = {field for index in (await there.sessions.index_information()).values() for field, _ in index["key"]}
-    assert indexed == {"_id", "user_id", "check_at", "purge_after"}
+    assert indexed == {"_id", "user_id", "check_at", "purge_after", "links"}
     await there.sessions.drop_index("user")
     await kit.reopen(store)
     assert "user" in await there.sessions.index_information()
+    assert "not_before" in await there.users.index_information()
 
 
 async def test_the_server_removes_tombstones_alone(there: Collections, kit: Kit) -> None:
@@ -148,7 +152,7 @@ async def test_the_server_removes_tombstones_alone(there: Collections, kit: Kit)
     assert with_date.keys() == {sid_value(one.sid) for one in (ended, revoked, expired)}
     for found in with_date.values():
         assert found["purge_after"].as_datetime(), "a Date: the server removes by nothing else"
-        assert int(found["purge_after"]) == found["check_at"] // 1000
+        assert int(found["purge_after"]) == found["purge_at"] // 1000
 
 
 async def test_names_are_never_paths(there: Collections, kit: Kit) -> None:

@@ -29,7 +29,7 @@ def indexes() -> dict[str, list[IndexModel]]:
             IndexModel(
                 [("links", ASCENDING), ("_id", ASCENDING)],
                 name="links",
-                partialFilterExpression={"links": {"$exists": True}},
+                partialFilterExpression={"links": {"$gte": b""}},  # any link, as above
             ),
             IndexModel(
                 [("purge_after", ASCENDING)],
