@@ -149,7 +149,9 @@ async def _drop_postgresql(url: str, prefix: str) -> None:
 
     connection = await asyncpg.connect(url)
     await connection.execute(
-        "".join(f"DROP TABLE IF EXISTS {prefix}{name} CASCADE;" for name in ("sessions", "users", "events", "meta"))
+        "".join(
+            f"DROP TABLE IF EXISTS {prefix}{name} CASCADE;" for name in ("sessions", "links", "users", "events", "meta")
+        )
     )
     await connection.close()
 
@@ -159,7 +161,7 @@ async def _drop_mysql(url: str, prefix: str) -> None:
     from sessiondb.stores._mysql_url import parse
 
     connection = await connect(parse(url).arguments, 5)
-    names = ", ".join(f"{prefix}{name}" for name in ("sessions", "users", "events", "meta"))
+    names = ", ".join(f"{prefix}{name}" for name in ("sessions", "links", "users", "events", "meta"))
     await connection.run([f"DROP TABLE IF EXISTS {names}"])
     await connection.close()
 

@@ -111,7 +111,7 @@ async def test_partitions_are_left_out_as_the_guide_has_it() -> None:
         "ALTER TABLE {p}sessions DROP COLUMN confirmed_at",
         "ALTER TABLE {p}events ADD COLUMN colour INTEGER",
         "DROP INDEX {p}sessions_check{on}",
-        "DROP TABLE {p}users",
+        "DROP TABLE {p}meta",
     ],
 )
 async def test_autogenerate_sees_what_differs(place: Place, change: str) -> None:

@@ -65,7 +65,9 @@ def deadline(caps: Caps) -> str:
     """The deadline as SQL: the twin of ``Caps.deadline``."""
 
     def cap(name: str) -> str:
-        return f"IF(lifetime = 'remembered', {getattr(caps.remembered, name):d}, {getattr(caps.normal, name):d})"
+        # As bytes: to a collation that pads, names that differ by a blank at the end are one.
+        others = "".join(f"WHEN {blob(key.encode())} THEN {getattr(cap, name):d} " for key, cap in caps.named.items())
+        return f"(CASE CAST(lifetime AS BINARY) {others}ELSE {getattr(caps.normal, name):d} END)"
 
     return f"LEAST(created_at + LEAST(absolute, {cap('absolute')}), last_seen_at + LEAST(idle, {cap('idle')}))"
 
@@ -75,6 +77,7 @@ class Statements:
 
     def __init__(self, prefix: str) -> None:
         self.sessions = f"{prefix}sessions"
+        self.links = f"{prefix}links"
         self.users = f"{prefix}users"
         self.events = f"{prefix}events"
         self.meta = f"{prefix}meta"
@@ -143,6 +146,17 @@ class Statements:
         values = ", ".join(f"{name} = {value_sql(name, record)}" for name in _COLUMNS if name not in _FIXED)
         return f"UPDATE {self.sessions} SET {values} WHERE sid = {sid_sql(record.sid)}"
 
+    def insert_links(self, changes: Iterable[Change]) -> list[str]:
+        """The links that ``changes`` bring; none of the statements is long."""
+        # In the order of the key, as everywhere: two batches may bring the same link.
+        rows = sorted((blob(link), sid_sql(change.sid)) for change in changes for link in _links_of(change))
+        return [
+            f"INSERT INTO {self.links} (link, sid) VALUES "
+            f"{', '.join(f'({link}, {sid})' for link, sid in rows[start : start + _EVENTS])} "
+            "ON DUPLICATE KEY UPDATE link = link"
+            for start in range(0, len(rows), _EVENTS)
+        ]
+
     def insert_events(self, events: Sequence[Event]) -> list[str]:
         """New events; none of the statements is long."""
         return [self._insert_events(events[start : start + _EVENTS]) for start in range(0, len(events), _EVENTS)]
@@ -153,6 +167,12 @@ class Statements:
             f"{text(event.reason)}, {text(event.ip)}, {text(_encode(event.details))})"
             for event in events
         )
+
+
+def _links_of(change: Change) -> tuple[bytes, ...]:
+    if isinstance(change, Create):
+        return change.links
+    return change.sign_in.links if isinstance(change, Update) and change.sign_in is not None else ()
 
 
 def _remembered(change_id: bytes) -> str:

@@ -42,9 +42,16 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
   KEY {p}sessions_user (user_id, sid),
   KEY {p}sessions_check (check_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS {p}links (
+  link BINARY(16) NOT NULL,
+  sid  BINARY(16) NOT NULL,
+  PRIMARY KEY (link, sid),
+  KEY {p}links_sid (sid)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 CREATE TABLE IF NOT EXISTS {p}users (
   user_id    VARBINARY(255) NOT NULL PRIMARY KEY,
-  not_before BIGINT NOT NULL
+  not_before BIGINT NOT NULL,
+  KEY {p}users_not_before (not_before)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 CREATE TABLE IF NOT EXISTS {p}events (
   id      BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -60,7 +67,7 @@ CREATE TABLE IF NOT EXISTS {p}events (
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 CREATE TABLE IF NOT EXISTS {p}meta (
   name  VARCHAR(64) NOT NULL PRIMARY KEY,
-  value VARCHAR(255) NOT NULL
+  value TEXT NOT NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 INSERT INTO {p}meta (name, value) VALUES ('schema_version', '{version}') ON DUPLICATE KEY UPDATE name = name;
 """

@@ -1,4 +1,4 @@
-"""What looks at many sessions at once: the limit per user, searching, ending by user, sweeping, counting.
+"""What looks at many sessions at once: the limit per user, searching, ending by user or link, counting.
 
 A secondary index is never read with a lock: InnoDB would lock its entries before the rows, in another order than
 everybody else. So sids are read first, and their rows locked or changed one by one in the order of the sids.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sessiondb.core.change import End, new_change_id
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import format_sid
 from sessiondb.stores._limit import not_before_of, rivals_of, too_late
 from sessiondb.stores._mysql_connection import Connection, blob, text
 from sessiondb.stores._mysql_rows import Statements, deadline, sid_sql, to_event, to_record
+from sessiondb.stores._terms import end_of
 from sessiondb.stores.base import (
-    SWEEP_GRACE,
     Admission,
     Cutoffs,
     Ended,
@@ -25,7 +24,6 @@ from sessiondb.stores.base import (
     Page,
     Query,
     Stats,
-    Swept,
 )
 
 CHUNK = 200
@@ -80,12 +78,7 @@ async def _push_out(
 
 def _ends(sql: Statements, records: Sequence[Record], reason: EndReason, login: Login) -> list[str]:
     ordered = sorted(records, key=lambda record: record.sid)
-    return [sql.end(_end_of(record, reason, login.now, login)) for record in ordered]
-
-
-def _end_of(record: Record, reason: EndReason, at: int, terms: Login | Query | Cutoffs) -> End:
-    purge_at = terms.now + terms.keep_ended if isinstance(terms, Cutoffs) else terms.purge_at
-    return End(record.sid, new_change_id(), reason, at, purge_at, None, terms.announce_at)
+    return [sql.end(end_of(record, reason, login.now, login)) for record in ordered]
 
 
 async def _end(
@@ -119,6 +112,8 @@ def _condition(sql: Statements, query: Query) -> str:
         conditions.append(f"user_id = {blob(query.user_id.encode())}")
     if query.sids is not None:
         conditions.append(sql.by_sid(query.sids))
+    if query.link is not None:
+        conditions.append(f"sid IN (SELECT sid FROM {sql.links} WHERE link = {blob(query.link)})")
     return " AND ".join(conditions)
 
 
@@ -146,9 +141,7 @@ async def end_where(
             part = living[start : start + CHUNK]
             over = {record.sid for record in part if query.caps.deadline(record) <= query.now and passes_left > 1}
             endings = [
-                _expiry(sql, record, query)
-                if record.sid in over
-                else sql.end(_end_of(record, reason, query.now, query))
+                expiry(sql, record, query) if record.sid in over else sql.end(end_of(record, reason, query.now, query))
                 for record in part
             ]
             for record, answer in zip(part, await connection.transaction(endings), strict=True):
@@ -161,62 +154,11 @@ async def end_where(
         # Somebody was there after the reading. Still so at the last look, they are ended for the reason that was given.
 
 
-def _expiry(sql: Statements, record: Record, terms: Query | Cutoffs) -> str:
+def expiry(sql: Statements, record: Record, terms: Query | Cutoffs) -> str:
     """End ``record`` as expired, unless it was seen or written since: signing in gives it another life."""
     guard = f" AND last_seen_at = {record.last_seen_at:d} AND rev = {record.rev:d}"
     reason = terms.caps.expiry_reason(record)
-    return sql.end(_end_of(record, reason, terms.caps.deadline(record), terms), guard)
-
-
-async def sweep(sql: Statements, connection: Connection, cutoffs: Cutoffs, limit: int, ended: list[Ended]) -> Swept:
-    """See ``Store.sweep``; ``ended`` as for ``end_where``."""
-    if not await _take_turn(sql, connection, cutoffs):
-        return Swept()
-    [found] = await connection.run(
-        [sql.select(f"check_at <= {cutoffs.now:d} ORDER BY check_at LIMIT {limit:d}", data=False)]
-    )
-    due = sorted(map(to_record, found.rows), key=lambda record: record.sid)
-    statements: list[str] = []
-    for record in due:
-        over_at = cutoffs.caps.deadline(record)
-        if record.ended_at is not None:
-            statements.append(f"DELETE FROM {sql.sessions} WHERE sid = {sid_sql(record.sid)} AND ended_at IS NOT NULL")
-        elif over_at + SWEEP_GRACE <= cutoffs.now:
-            statements.append(_expiry(sql, record, cutoffs))
-        else:
-            statements.append(
-                f"UPDATE {sql.sessions} SET check_at = {over_at + SWEEP_GRACE:d} WHERE sid = {sid_sql(record.sid)} "
-                f"AND ended_at IS NULL AND check_at = {record.check_at:d}"
-            )
-    purged = 0
-    for start in range(0, len(due), CHUNK):
-        answers = await connection.transaction(statements[start : start + CHUNK])
-        for record, answer in zip(due[start : start + CHUNK], answers, strict=True):
-            if not answer.affected:
-                continue
-            over_at = cutoffs.caps.deadline(record)
-            if record.ended_at is not None:
-                purged += 1
-            elif over_at + SWEEP_GRACE <= cutoffs.now:
-                reason = cutoffs.caps.expiry_reason(record)
-                ended.append(Ended(record.sid, record.user_id, reason.value, over_at))
-    return Swept(ended, purged, len(due) == limit)
-
-
-async def _take_turn(sql: Statements, connection: Connection, cutoffs: Cutoffs) -> bool:
-    if cutoffs.worker is None:
-        return True
-    mine = text(f"{cutoffs.now + cutoffs.turn} {cutoffs.worker}")
-    worker = text(cutoffs.worker)
-    _, found = await connection.run(
-        [
-            f"INSERT INTO {sql.meta} (name, value) VALUES ('sweeper', {mine}) ON DUPLICATE KEY UPDATE value = "
-            f"IF(SUBSTRING_INDEX(value, ' ', -1) = {worker} "
-            f"OR CAST(SUBSTRING_INDEX(value, ' ', 1) AS SIGNED) <= {cutoffs.now:d}, {mine}, value)",
-            f"SELECT SUBSTRING_INDEX(value, ' ', -1) = {worker} FROM {sql.meta} WHERE name = 'sweeper'",
-        ]
-    )
-    return bool(found.rows and found.rows[0][0])
+    return sql.end(end_of(record, reason, terms.caps.deadline(record), terms), guard)
 
 
 async def events(sql: Statements, connection: Connection, query: EventQuery) -> EventPage:

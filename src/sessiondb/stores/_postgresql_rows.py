@@ -40,7 +40,7 @@ def columns(table: str = "", *, data: bool = True) -> str:
 
 
 def deadline(table: str = "") -> str:
-    """The deadline as SQL, with the caps as ``{normal_idle}`` and so on: the twin of ``Caps.deadline``."""
+    """The deadline as SQL, with places for ``with_caps``: the twin of ``Caps.deadline``."""
     return f"least({_hard_end(table)}, {table}last_seen_at + least({table}idle, {_cap('idle', table)}))"
 
 
@@ -57,18 +57,21 @@ def _hard_end(table: str) -> str:
 
 
 def _cap(name: str, table: str) -> str:
-    return f"(CASE {table}lifetime WHEN 'remembered' THEN {{remembered_{name}}} ELSE {{normal_{name}}} END)"
+    return f"(CASE {table}lifetime {{{name}_by_name}} END)"
 
 
 def with_caps(sql: str, caps: Caps, values: list[object]) -> str:
     """``sql`` with the places for caps filled by parameters, which are added to ``values``."""
     at = len(values)
-    values += (caps.normal.idle, caps.normal.absolute, caps.remembered.idle, caps.remembered.absolute)
+    values += (caps.normal.idle, caps.normal.absolute)
+    idle = absolute = ""
+    for name, cap in caps.named.items():
+        when = f"WHEN ${len(values) + 1}::text THEN"
+        idle += f"{when} ${len(values) + 2}::bigint "
+        absolute += f"{when} ${len(values) + 3}::bigint "
+        values += (name, cap.idle, cap.absolute)
     return sql.format(
-        normal_idle=f"${at + 1}::bigint",
-        normal_absolute=f"${at + 2}::bigint",
-        remembered_idle=f"${at + 3}::bigint",
-        remembered_absolute=f"${at + 4}::bigint",
+        idle_by_name=f"{idle}ELSE ${at + 1}::bigint", absolute_by_name=f"{absolute}ELSE ${at + 2}::bigint"
     )
 
 
@@ -77,27 +80,30 @@ class Statements:
 
     def __init__(self, prefix: str) -> None:
         self.sessions = f"{prefix}sessions"
+        self.links = f"{prefix}links"
         self.users = f"{prefix}users"
         self.events = f"{prefix}events"
         self.meta = f"{prefix}meta"
         self.load = f"SELECT {columns()} FROM {self.sessions} WHERE sid = ANY($1::uuid[])"
-        self._apply: dict[tuple[bool, bool, bool], str] = {}
+        self._apply: dict[tuple[bool, ...], str] = {}
 
-    def apply(self, *, updates: bool, creates: bool, events: bool) -> str:
-        """One statement for a batch; its parameters are the JSON of those three that there are, in that order."""
-        kind = (updates, creates, events)
+    def apply(self, *, updates: bool, creates: bool, links: bool, events: bool) -> str:
+        """One statement for a batch; its parameters are the JSON of those four that there are, in that order."""
+        kind = (updates, creates, links, events)
         if kind not in self._apply:
             self._apply[kind] = self._make_apply(*kind)
         return self._apply[kind]
 
-    def _make_apply(self, updates: bool, creates: bool, events: bool) -> str:
+    def _make_apply(self, updates: bool, creates: bool, links: bool, events: bool) -> str:
         parts: list[str] = []
         answers: list[str] = []
+        changed: list[str] = []
         number = 0
         if updates:
             number += 1
             parts.append(_UPDATES.format(sessions=self.sessions, number=number))
             answers.append("SELECT sid::text, rev FROM updated")
+            changed.append("SELECT sid FROM updated")
         if creates:
             number += 1
             names = ", ".join(_COLUMNS)
@@ -107,6 +113,16 @@ class Statements:
                 "ON CONFLICT (sid) DO NOTHING RETURNING sid, rev)"
             )
             answers.append("SELECT sid::text, rev FROM created")
+            changed.append("SELECT sid FROM created")
+        if links:
+            number += 1
+            # In the order of the key, as everywhere: two batches may bring the same link.
+            parts.append(
+                f"linked AS (INSERT INTO {self.links} (link, sid) SELECT link, sid "
+                f"FROM json_to_recordset(${number}::json) AS given_links(link bytea, sid uuid) "
+                f"JOIN ({' UNION ALL '.join(changed)}) AS changed USING (sid) ORDER BY link, sid "
+                "ON CONFLICT DO NOTHING)"
+            )
         if events:
             number += 1
             parts.append(f"events AS ({self.insert_events(number)})")
@@ -257,6 +273,20 @@ def _record_row(record: Record) -> dict[str, Any]:
         else:
             row[name] = _hex(value) if name in _BLOBS else value
     return row
+
+
+def links_json(changes: Iterable[Change]) -> str:
+    """The links that ``changes`` bring as a JSON array; empty, if none brings any."""
+    rows = [
+        {"link": _hex(link), "sid": change.sid} for change in changes if (links := _links_of(change)) for link in links
+    ]
+    return _encode(rows).decode() if rows else ""
+
+
+def _links_of(change: Change) -> tuple[bytes, ...]:
+    if isinstance(change, Create):
+        return change.links
+    return change.sign_in.links if isinstance(change, Update) and change.sign_in is not None else ()
 
 
 def events_json(events: Sequence[Event]) -> str:

@@ -43,10 +43,17 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
 ) {storage};
 {parts}CREATE INDEX IF NOT EXISTS {p}sessions_user ON {p}sessions (user_id, sid) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS {p}sessions_check ON {p}sessions (check_at);
+CREATE TABLE IF NOT EXISTS {p}links (
+  link bytea NOT NULL,
+  sid  uuid NOT NULL,
+  PRIMARY KEY (link, sid)
+);
+CREATE INDEX IF NOT EXISTS {p}links_sid ON {p}links (sid);
 CREATE TABLE IF NOT EXISTS {p}users (
   user_id    text COLLATE "C" PRIMARY KEY,
   not_before bigint NOT NULL
 );
+CREATE INDEX IF NOT EXISTS {p}users_not_before ON {p}users (not_before);
 CREATE TABLE IF NOT EXISTS {p}events (
   id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at      bigint NOT NULL,

@@ -1,16 +1,14 @@
-"""What looks at many sessions at once: the limit per user, searching, ending by user, sweeping, counting."""
+"""What looks at many sessions at once: the limit per user, searching, ending by user or link, counting."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sessiondb.core.record import EndReason, Record
-from sessiondb.stores._limit import rivals_of
+from sessiondb.stores._limit import not_before_of, rivals_of, too_late
 from sessiondb.stores._postgresql_rows import Statements, columns, deadline, expiry_reason, to_event, with_caps
 from sessiondb.stores.base import (
-    SWEEP_GRACE,
     Admission,
-    Cutoffs,
     Ended,
     EventPage,
     EventQuery,
@@ -18,7 +16,6 @@ from sessiondb.stores.base import (
     Page,
     Query,
     Stats,
-    Swept,
 )
 
 COUNT_EXACTLY = 1_000_000
@@ -32,18 +29,20 @@ async def admit(sql: Statements, connection: Any, login: Login) -> Admission:
     locked and counted again, so that concurrent logins do not end each other.
     """
     found = await connection.fetch(
-        f"SELECT (SELECT not_before FROM {sql.users} WHERE user_id = $1) AS not_before, {columns(data=False)} "
-        f"FROM {sql.sessions} WHERE user_id = $1 AND (ended_at IS NULL OR sid = $2)",
+        f"SELECT (SELECT max(not_before) FROM {sql.users} WHERE user_id = ANY($3)) AS not_before, "
+        f"{columns(data=False)} FROM {sql.sessions} WHERE user_id = $1 AND (ended_at IS NULL OR sid = $2)",
         login.user_id,
         login.sid,
+        [login.user_id, *login.also],
     )
     records = [Record(*row[1:]) for row in found]
     own = next((record for record in records if record.sid == login.sid), None)
+    forbidden = not_before_of(login, (row[0] for row in found[:1]))
     if own is None or own.ended_at is not None:
-        return _too_late(own)
-    if (found[0][0] or 0) > login.began_at:
+        return too_late(own, forbidden)
+    if forbidden is not None:
         ended = await _end_surplus(sql, connection, login, [own], 0, EndReason.REFUSED)
-        return Admission("revoked", ended)
+        return Admission("revoked", ended, forbidden)
     if login.per_user is None:
         return Admission()
     rivals, most = rivals_of(login, login.per_user, records)
@@ -58,13 +57,8 @@ async def admit(sql: Statements, connection: Any, login: Login) -> Admission:
         rows = await connection.fetch(f"SELECT {columns(data=False)} FROM {sql.sessions} WHERE sid = $1", login.sid)
         own = Record(*rows[0]) if rows else None
         if own is None or own.ended_at is not None:
-            return _too_late(own)
+            return too_late(own, None)
     return Admission(None, ended)
-
-
-def _too_late(own: Record | None) -> Admission:
-    by_limit = own is not None and own.end_reason == EndReason.LIMIT
-    return Admission("limit" if by_limit else "revoked")
 
 
 async def _end_surplus(
@@ -101,7 +95,7 @@ async def _end_surplus(
 async def find(sql: Statements, connection: Any, query: Query) -> Page:
     """See ``Store.find``."""
     values: list[object] = []
-    conditions = _conditions(query, values)
+    conditions = _conditions(sql, query, values)
     if query.before is not None:
         values.append(query.before)
         conditions.append(f"sid < ${len(values)}::uuid")
@@ -119,7 +113,7 @@ async def find(sql: Statements, connection: Any, query: Query) -> Page:
     return Page(records, records[-1].sid if len(found) > len(records) > 0 else None)
 
 
-def _conditions(query: Query, values: list[object]) -> list[str]:
+def _conditions(sql: Statements, query: Query, values: list[object]) -> list[str]:
     conditions = ["true"]
     if query.user_id is not None:
         values.append(query.user_id)
@@ -127,6 +121,10 @@ def _conditions(query: Query, values: list[object]) -> list[str]:
     if query.sids is not None:
         values.append(list(query.sids))
         conditions.append(f"sid = ANY(${len(values)}::uuid[])")
+    if query.link is not None:
+        # As an array: a planner that misjudges how many there are would look through all sessions for them.
+        values.append(query.link)
+        conditions.append(f"sid = ANY(ARRAY(SELECT sid FROM {sql.links} WHERE link = ${len(values)}))")
     return conditions
 
 
@@ -134,14 +132,15 @@ async def end_where(sql: Statements, connection: Any, query: Query, reason: EndR
     """See ``Store.end_where``."""
     if query.not_before is not None and query.user_id is not None:
         # By itself: a login that does not see it yet has written a session that the next statement sees.
+        latest = "least" if query.lift else "greatest"
         await connection.execute(
             f"INSERT INTO {sql.users} AS u (user_id, not_before) VALUES ($1, $2) "
-            "ON CONFLICT (user_id) DO UPDATE SET not_before = greatest(u.not_before, excluded.not_before)",
+            f"ON CONFLICT (user_id) DO UPDATE SET not_before = {latest}(u.not_before, excluded.not_before)",
             query.user_id,
             query.not_before,
         )
     values: list[object] = [query.now, str(reason), query.purge_at, query.announce_at]
-    conditions = _conditions(query, values)
+    conditions = _conditions(sql, query, values)
     if query.keep is not None:
         values.append(query.keep)
         conditions.append(f"sid <> ${len(values)}::uuid")
@@ -161,46 +160,6 @@ async def end_where(sql: Statements, connection: Any, query: Query, reason: EndR
     )
     ended = [Ended(*row) for row in await connection.fetch(statement, *values)]
     return sorted((one for one in ended if one.reason == reason), key=lambda one: one.sid)
-
-
-async def sweep(sql: Statements, connection: Any, cutoffs: Cutoffs, limit: int) -> Swept:
-    """See ``Store.sweep``."""
-    if not await _take_turn(sql, connection, cutoffs):
-        return Swept()
-    values: list[object] = [cutoffs.now, limit, cutoffs.now + cutoffs.keep_ended, cutoffs.announce_at]
-    ending = sql.end(ended_at="due.deadline", reason="due.reason", purge_at="$3::bigint", announce_at="$4::bigint")
-    statement = with_caps(
-        f"WITH due AS MATERIALIZED (SELECT sid, ended_at, {deadline()} AS deadline, {expiry_reason()} AS reason "
-        f"FROM {sql.sessions} WHERE check_at <= $1::bigint ORDER BY check_at LIMIT $2::bigint "
-        f"FOR UPDATE SKIP LOCKED), "
-        f"purged AS (DELETE FROM {sql.sessions} AS s USING due "
-        f"WHERE s.sid = due.sid AND due.ended_at IS NOT NULL RETURNING 1), "
-        f"ended AS (UPDATE {sql.sessions} AS s SET {ending} FROM due WHERE s.sid = due.sid AND due.ended_at IS NULL "
-        f"AND due.deadline + {SWEEP_GRACE} <= $1::bigint RETURNING s.sid, s.user_id, s.end_reason, s.ended_at), "
-        f"later AS (UPDATE {sql.sessions} AS s SET check_at = due.deadline + {SWEEP_GRACE} FROM due "
-        f"WHERE s.sid = due.sid AND due.ended_at IS NULL AND due.deadline + {SWEEP_GRACE} > $1::bigint) "
-        f"SELECT sid::text, user_id, end_reason, ended_at, NULL::bigint, NULL::bigint FROM ended UNION ALL "
-        f"SELECT NULL, NULL, NULL, NULL, (SELECT count(*) FROM purged), (SELECT count(*) FROM due)",
-        cutoffs.caps,
-        values,
-    )
-    *ended, (_, _, _, _, purged, due) = await connection.fetch(statement, *values)
-    return Swept([Ended(*row[:4]) for row in ended], purged, due == limit)
-
-
-async def _take_turn(sql: Statements, connection: Any, cutoffs: Cutoffs) -> bool:
-    if cutoffs.worker is None:
-        return True
-    row = await connection.fetchrow(
-        f"INSERT INTO {sql.meta} AS m (key, value) VALUES ('sweeper', $1) ON CONFLICT (key) DO UPDATE "
-        "SET value = excluded.value WHERE split_part(m.value, ' ', 2) = $2 "
-        "OR split_part(m.value, ' ', 1)::bigint <= $3 "
-        "RETURNING 1",
-        f"{cutoffs.now + cutoffs.turn} {cutoffs.worker}",
-        cutoffs.worker,
-        cutoffs.now,
-    )
-    return row is not None
 
 
 async def events(sql: Statements, connection: Any, query: EventQuery) -> EventPage:

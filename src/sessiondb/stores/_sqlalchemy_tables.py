@@ -40,6 +40,7 @@ class _Types:
     exact: _Sized  # compared byte by byte
     blob: _Sized
     digest: Any
+    link: Any
     empty_data: str | None = None
     empty_json: str | None = None
     normal: str | None = None
@@ -59,6 +60,7 @@ _TYPES = {
         exact=lambda _: Text(collation="C"),
         blob=lambda _: LargeBinary(),
         digest=LargeBinary(),
+        link=LargeBinary(),
         empty_data="'{}'::jsonb",
         empty_json="'{}'::json",
         normal="'normal'::text",
@@ -72,6 +74,7 @@ _TYPES = {
         exact=_BINARY,
         blob=_BINARY,
         digest=mysql.BINARY(32),
+        link=mysql.BINARY(16),
         check="json_valid(data)",
         key="name",
         is_json="json_valid(data)",
@@ -85,6 +88,7 @@ _TYPES = {
         exact=lambda _: Text(),
         blob=lambda _: LargeBinary(),
         digest=LargeBinary(),
+        link=LargeBinary(),
         empty_data="'{}'",
         empty_json="'{}'",
         normal="'normal'",
@@ -107,10 +111,20 @@ def make(dialect: str, prefix: str) -> MetaData:
     metadata = MetaData()
     _sessions(metadata, prefix, types)
     Table(
+        f"{prefix}links",
+        metadata,
+        Column("link", types.link, primary_key=True),
+        Column("sid", types.sid, primary_key=True),
+        Index(f"{prefix}links_sid", "sid"),
+        sqlite_with_rowid=False,
+        **_OPTIONS,
+    )
+    Table(
         f"{prefix}users",
         metadata,
         Column("user_id", types.exact(255), primary_key=True),
         _needed("not_before", types.number),
+        Index(f"{prefix}users_not_before", "not_before"),
         **_OPTIONS,
     )
     _events(metadata, prefix, types)
@@ -118,7 +132,7 @@ def make(dialect: str, prefix: str) -> MetaData:
         f"{prefix}meta",
         metadata,
         Column(types.key, types.text(64), primary_key=True),
-        _needed("value", types.text(255)),
+        _needed("value", Text()),
         **_OPTIONS,
     )
     return metadata

@@ -38,12 +38,15 @@ class Rows:
 
     def __init__(self, prefix: str) -> None:
         self.sessions = f"{prefix}sessions"
+        self.links = f"{prefix}links"
         self.users = f"{prefix}users"
         self.meta = f"{prefix}meta"
         self.events = f"{prefix}events"
         # JSON columns are text for people; read as bytes they are spared a decoding that nobody needs.
         columns = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXT_JSON else name for name in _COLUMNS)
         self.select = f"SELECT {columns} FROM {self.sessions}"
+        # For those who do not ask for the data, which may be large.
+        self.select_bare = self.select.replace("CAST(data AS BLOB)", "CAST('{}' AS BLOB)")
         self._update_all = f"UPDATE {self.sessions} SET {_assignments(_MUTABLE)} WHERE sid = ?"
         self._insert = f"INSERT INTO {self.sessions} ({', '.join(_COLUMNS)})"
         self._insert_event = f"INSERT INTO {self.events} (at, type, sid, user_id, reason, ip, details)"
@@ -58,6 +61,17 @@ class Rows:
             "client_last = coalesce(v.column3, s.client_last) "
             "FROM (VALUES {rows}) AS v WHERE s.sid = v.column1 AND s.ended_at IS NULL"
         )
+
+        self._ends = (
+            f"UPDATE {self.sessions} AS s SET rev = v.column2, last_changes = v.column3, ended_at = v.column4, "
+            "end_reason = v.column5, purge_at = v.column6, check_at = v.column7, salt = NULL, data = '{}' "
+            "FROM (VALUES {rows}) AS v WHERE s.sid = v.column1"
+        )
+        self._checks = (
+            f"UPDATE {self.sessions} AS s SET check_at = v.column1 FROM (VALUES {{rows}}) AS v WHERE s.sid = v.column2"
+        )
+        self._lower_checks = f"{self._checks} AND s.ended_at IS NULL AND s.check_at > v.column1"
+        self._insert_link = f"INSERT INTO {self.links} (link, sid)"
 
     def load(self, connection: sqlite3.Connection, sids: Sequence[Sid]) -> dict[Sid, Record]:
         """The records there are of ``sids``."""
@@ -80,6 +94,7 @@ class Rows:
         for change in changes:
             known = landed.get(change.sid)
             results.append(known or self._one_by_one(connection, records.get(change.sid), change, now))
+        _insert(connection, self._insert_link, _links(changes, results))
         self.append(connection, events)
         return results
 
@@ -133,6 +148,31 @@ class Rows:
     def write_all(self, connection: sqlite3.Connection, record: Record) -> None:
         """Write every column that can change."""
         connection.execute(self._update_all, (*to_row(record, _MUTABLE), record.sid))
+
+    def write_ends(self, connection: sqlite3.Connection, records: Sequence[Record]) -> None:
+        """Write the ends of ``records``, which nobody else has changed since they were read."""
+        names = ("sid", "rev", "last_changes", "ended_at", "end_reason", "purge_at", "check_at")
+        _run(connection, self._ends, [to_row(record, names) for record in records])
+
+    def move_checks(self, connection: sqlite3.Connection, checks: Sequence[tuple[int, Sid]]) -> None:
+        """Have each sid looked at at its time."""
+        _run(connection, self._checks, checks)
+
+    def lower_checks(self, connection: sqlite3.Connection, checks: Sequence[tuple[int, Sid]]) -> None:
+        """Have each living sid looked at no later than at its time."""
+        _run(connection, self._lower_checks, checks)
+
+    def delete(self, connection: sqlite3.Connection, sids: Sequence[Sid]) -> None:
+        """Delete sessions and their links."""
+        if sids:
+            for table in (self.sessions, self.links):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE sid IN (SELECT value FROM json_each(?))", (self.sids_json(sids),)
+                )
+
+    def sids_json(self, sids: Iterable[Sid]) -> str:
+        """``sids`` as one parameter, whatever their number: SQLite bounds the number of parameters."""
+        return "[" + ",".join(f'"{sid}"' for sid in sids) + "]"
 
     def append(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
         """Write ``events``."""
@@ -192,6 +232,21 @@ def to_event(row: tuple[Any, ...]) -> Event:
         ip=ip,
         details=_decode_details(details),
     )
+
+
+def _links(changes: Sequence[Change], results: Sequence[ChangeResult]) -> list[tuple[bytes, Sid]]:
+    """The links of the changes that have landed."""
+    found: list[tuple[bytes, Sid]] = []
+    for change, result in zip(changes, results, strict=True):
+        if isinstance(change, Create):
+            links = change.links
+        elif isinstance(change, Update) and change.sign_in is not None:
+            links = change.sign_in.links
+        else:
+            continue
+        if links and isinstance(result, Applied):
+            found += [(link, change.sid) for link in links]
+    return found
 
 
 def _deltas(changes: Sequence[Change]) -> list[tuple[Update, Record]]:

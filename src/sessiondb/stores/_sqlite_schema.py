@@ -53,10 +53,17 @@ CREATE TABLE IF NOT EXISTS {p}sessions (
 );
 CREATE INDEX IF NOT EXISTS {p}sessions_user ON {p}sessions (user_id, sid) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS {p}sessions_check ON {p}sessions (check_at);
+CREATE TABLE IF NOT EXISTS {p}links (
+  link BLOB NOT NULL,
+  sid  TEXT NOT NULL,
+  PRIMARY KEY (link, sid)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS {p}links_sid ON {p}links (sid);
 CREATE TABLE IF NOT EXISTS {p}users (
   user_id    TEXT PRIMARY KEY NOT NULL,
   not_before INTEGER NOT NULL
 );
+CREATE INDEX IF NOT EXISTS {p}users_not_before ON {p}users (not_before);
 CREATE TABLE IF NOT EXISTS {p}events (
   id      INTEGER PRIMARY KEY,
   at      INTEGER NOT NULL,

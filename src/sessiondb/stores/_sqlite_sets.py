@@ -1,4 +1,4 @@
-"""What looks at many sessions at once: the limit per user, searching, ending by user, sweeping.
+"""What looks at many sessions at once: the limit per user, searching, ending by user or link.
 
 Each works inside a transaction of its caller's.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sqlite3
 
-from sessiondb.core.change import Applied, End, apply, new_change_id
+from sessiondb.core.change import Applied, apply
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.stores._limit import not_before_of, takes_place, too_late
 from sessiondb.stores._sqlite_rows import Rows, to_record
-from sessiondb.stores.base import SWEEP_GRACE, Admission, Cutoffs, Ended, Login, Page, Query, Swept
+from sessiondb.stores._terms import end_of
+from sessiondb.stores.base import Admission, Ended, Login, Page, Query
 
 CHUNK = 500
 
@@ -19,17 +21,20 @@ CHUNK = 500
 def admit(rows: Rows, connection: sqlite3.Connection, login: Login) -> Admission:
     """See ``Store.admit``."""
     own = rows.load(connection, [login.sid]).get(login.sid)
+    names = (login.user_id, *login.also)
+    where = f"WHERE user_id IN ({', '.join('?' * len(names))})"
+    found = connection.execute(f"SELECT not_before FROM {rows.users} {where}", names)
+    forbidden = not_before_of(login, (row[0] for row in found))
     if own is None or own.ended_at is not None:
-        by_limit = own is not None and own.end_reason == EndReason.LIMIT
-        return Admission("limit" if by_limit else "revoked")
-    row = connection.execute(f"SELECT not_before FROM {rows.users} WHERE user_id = ?", (login.user_id,)).fetchone()
-    if row is not None and row[0] > login.began_at:
-        return Admission("revoked", [_end(rows, connection, own, EndReason.REFUSED, login.now, login)])
+        return too_late(own, forbidden)
+    if forbidden is not None:
+        return Admission("revoked", [_end(rows, connection, own, EndReason.REFUSED, login.now, login)], forbidden)
     if login.per_user is None:
         return Admission()
     # A session that has idled out must not push a living one out, so the real deadlines count.
     unended = connection.execute(f"{rows.select} WHERE user_id = ? AND ended_at IS NULL ORDER BY sid", (login.user_id,))
-    rivals = [record for record in map(to_record, unended) if login.caps.deadline(record) > login.now]
+    living = (record for record in map(to_record, unended) if login.caps.deadline(record) > login.now)
+    rivals = [record for record in living if takes_place(record)]
     if login.on_limit == "refuse":
         if len(rivals) <= login.per_user:
             return Admission()
@@ -66,9 +71,11 @@ def _chunk(rows: Rows, connection: sqlite3.Connection, query: Query, before: Sid
         conditions.append("user_id = ?")
         values.append(query.user_id)
     if query.sids is not None:
-        # One parameter whatever the number of sids: SQLite bounds the number of parameters.
         conditions.append("sid IN (SELECT value FROM json_each(?))")
-        values.append("[" + ",".join(f'"{sid}"' for sid in query.sids) + "]")
+        values.append(rows.sids_json(query.sids))
+    if query.link is not None:
+        conditions.append(f"sid IN (SELECT sid FROM {rows.links} WHERE link = ?)")
+        values.append(query.link)
     if before is not None:
         conditions.append("sid < ?")
         values.append(before)
@@ -80,9 +87,10 @@ def _chunk(rows: Rows, connection: sqlite3.Connection, query: Query, before: Sid
 def end_where(rows: Rows, connection: sqlite3.Connection, query: Query, reason: EndReason) -> list[Ended]:
     """See ``Store.end_where``."""
     if query.not_before is not None and query.user_id is not None:
+        latest = "min" if query.lift else "max"
         connection.execute(
             f"INSERT INTO {rows.users} (user_id, not_before) VALUES (?, ?) "
-            "ON CONFLICT (user_id) DO UPDATE SET not_before = max(not_before, excluded.not_before)",
+            f"ON CONFLICT (user_id) DO UPDATE SET not_before = {latest}(not_before, excluded.not_before)",
             (query.user_id, query.not_before),
         )
     ended: list[Ended] = []
@@ -108,54 +116,13 @@ def _end(
     record: Record,
     reason: EndReason,
     at: int,
-    terms: Login | Query | Cutoffs,
+    terms: Login | Query,
 ) -> Ended:
-    purge_at = terms.now + terms.keep_ended if isinstance(terms, Cutoffs) else terms.purge_at
-    change = End(record.sid, new_change_id(), reason, at, purge_at, None, terms.announce_at)
-    written, outcome = apply(record, change, at)
+    written, outcome = apply(record, end_of(record, reason, at, terms), at)
     if written is None or not isinstance(outcome, Applied):
         raise RuntimeError("a session that had not been ended could not be ended")
     rows.write_all(connection, written)
     return Ended(record.sid, record.user_id, reason.value, at)
-
-
-def sweep(rows: Rows, connection: sqlite3.Connection, cutoffs: Cutoffs, limit: int) -> Swept:
-    """See ``Store.sweep``."""
-    if not _take_turn(rows, connection, cutoffs):
-        return Swept()
-    past = connection.execute(f"{rows.select} WHERE check_at <= ? ORDER BY check_at LIMIT ?", (cutoffs.now, limit))
-    due = [to_record(row) for row in past]
-    ended: list[Ended] = []
-    tombstones: list[tuple[Sid]] = []
-    later: list[tuple[int, Sid]] = []
-    for record in due:
-        deadline = cutoffs.caps.deadline(record)
-        if record.ended_at is not None:
-            tombstones.append((record.sid,))
-        elif deadline + SWEEP_GRACE <= cutoffs.now:
-            reason = cutoffs.caps.expiry_reason(record)
-            ended.append(_end(rows, connection, record, reason, deadline, cutoffs))
-        else:
-            later.append((deadline + SWEEP_GRACE, record.sid))
-    connection.executemany(f"DELETE FROM {rows.sessions} WHERE sid = ?", tombstones)
-    connection.executemany(f"UPDATE {rows.sessions} SET check_at = ? WHERE sid = ?", later)
-    return Swept(ended, len(tombstones), len(due) == limit)
-
-
-def _take_turn(rows: Rows, connection: sqlite3.Connection, cutoffs: Cutoffs) -> bool:
-    if cutoffs.worker is None:
-        return True
-    row = connection.execute(f"SELECT value FROM {rows.meta} WHERE key = 'sweeper'").fetchone()
-    if row is not None:
-        until, _, holder = row[0].partition(" ")
-        if holder != cutoffs.worker and int(until) > cutoffs.now:
-            return False
-    connection.execute(
-        f"INSERT INTO {rows.meta} (key, value) VALUES ('sweeper', ?) "
-        "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (f"{cutoffs.now + cutoffs.turn} {cutoffs.worker}",),
-    )
-    return True
 
 
 def _in_state(record: Record, query: Query) -> bool:

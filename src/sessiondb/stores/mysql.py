@@ -16,10 +16,12 @@ from typing import TypeVar
 from sessiondb.core.change import Applied, Change, Create, apply
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores import _mysql_rows as rows
 from sessiondb.stores import _mysql_sets as sets
+from sessiondb.stores import _mysql_sweeping as sweeping
 from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_errors import (
     is_about_rows,
@@ -230,6 +232,8 @@ class MySQLStore:
                 tried.append((change, found[1]))
         if not statements:
             return {}
+        # Only a create is tried at once and brings links; they go back with it, should its sid exist.
+        statements += self._sql.insert_links(change for change, _ in tried)
         statements += self._sql.insert_events(events)
         try:
             answers = await connection.transaction(statements)
@@ -265,6 +269,8 @@ class MySQLStore:
             if written is not None:
                 new = change.sid not in held
                 statements.append(self._sql.insert(written) if new else self._sql.write_all(written))
+        landed = [change for change in changes if isinstance(results[change.sid], Applied)]
+        statements += self._sql.insert_links(landed)
         statements += self._sql.insert_events(events)
         await connection.run([*statements, "COMMIT"])
         return results
@@ -305,9 +311,30 @@ class MySQLStore:
 
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """See ``Store.sweep``; rows that somebody else holds are left for the next pass."""
-        ended: list[Ended] = []
+        done = sweeping.Done()
         return await self._again_after_deadlock(
-            "unknown", lambda connection: sets.sweep(self._sql, connection, cutoffs, limit, ended)
+            "unknown", lambda connection: sweeping.sweep(self._sql, connection, cutoffs, limit, done)
+        )
+
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """See ``Store.announced``."""
+        await self._again_after_deadlock("unknown", lambda connection: sweeping.announced(self._sql, connection, sids))
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """See ``Store.lower_checks``."""
+        return await self._again_after_deadlock(
+            "unknown", lambda connection: sweeping.lower_checks(self._sql, connection, caps, after, limit)
+        )
+
+    async def recall(self, name: str) -> str | None:
+        """See ``Store.recall``."""
+        async with self._connection() as connection:
+            return await sweeping.recall(self._sql, connection, name)
+
+    async def remember(self, name: str, text: str) -> None:
+        """See ``Store.remember``."""
+        await self._again_after_deadlock(
+            "unknown", lambda connection: sweeping.remember(self._sql, connection, name, text)
         )
 
     async def append(self, events: Sequence[Event]) -> None:

@@ -23,10 +23,12 @@ import asyncpg
 from sessiondb.core.change import Applied, Change, Create, apply
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores import _postgresql_rows as rows
 from sessiondb.stores import _postgresql_sets as sets
+from sessiondb.stores import _postgresql_sweeping as sweeping
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._pool import Pool
 from sessiondb.stores._postgresql_errors import is_about_rows, is_deadlock, lost_tables, not_copied, refusal, translated
@@ -203,9 +205,14 @@ class PostgreSQLStore:
             parameters.append(rows.updates_json(changes))
         if creates:
             parameters.append(rows.creates_json(creates))
+        links = rows.links_json(changes)
+        if links:
+            parameters.append(links)
         if events:
             parameters.append(rows.events_json(events))
-        statement = self._sql.apply(updates=len(creates) < len(changes), creates=bool(creates), events=bool(events))
+        statement = self._sql.apply(
+            updates=len(creates) < len(changes), creates=bool(creates), links=bool(links), events=bool(events)
+        )
         for attempt in range(TRIES):
             async with self._connection("unknown") as connection:
                 try:
@@ -288,7 +295,28 @@ class PostgreSQLStore:
                 except asyncpg.PostgresError as error:
                     # Nothing fails for want of a partition, and the next sweep tries again.
                     log.warning("partitions of %s were not kept: %s", self._sql.sessions, type(error).__name__)
-            return await sets.sweep(self._sql, connection, cutoffs, limit)
+            return await sweeping.sweep(self._sql, connection, cutoffs, limit)
+
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """See ``Store.announced``."""
+        if sids:
+            async with self._connection("unknown") as connection:
+                await sweeping.announced(self._sql, connection, sids)
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """See ``Store.lower_checks``."""
+        async with self._connection("unknown") as connection:
+            return await sweeping.lower_checks(self._sql, connection, caps, after, limit)
+
+    async def recall(self, name: str) -> str | None:
+        """See ``Store.recall``."""
+        async with self._connection() as connection:
+            return await sweeping.recall(self._sql, connection, name)
+
+    async def remember(self, name: str, text: str) -> None:
+        """See ``Store.remember``."""
+        async with self._connection("unknown") as connection:
+            await sweeping.remember(self._sql, connection, name, text)
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""

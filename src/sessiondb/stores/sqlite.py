@@ -20,11 +20,13 @@ from urllib.parse import parse_qsl, unquote
 from sessiondb.core.change import Change
 from sessiondb.core.errors import ConfigurationError, StoreUnavailable
 from sessiondb.core.events import Event
+from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _sqlite_sweeping as sweeping
 from sessiondb.stores._sqlite_rows import Rows, to_event
 from sessiondb.stores._sqlite_schema import prepare
-from sessiondb.stores._sqlite_sets import admit, end_where, find, sweep
+from sessiondb.stores._sqlite_sets import admit, end_where, find
 from sessiondb.stores._sqlite_threads import Worker
 from sessiondb.stores.base import (
     Admission,
@@ -215,7 +217,28 @@ class SQLiteStore:
 
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """See ``Store.sweep``; one transaction."""
-        return await self._write(lambda connection: sweep(self._rows, connection, cutoffs, limit))
+        return await self._write(lambda connection: sweeping.sweep(self._rows, connection, cutoffs, limit))
+
+    async def announced(self, sids: Sequence[Sid]) -> None:
+        """See ``Store.announced``."""
+        await self._write(lambda connection: sweeping.announced(self._rows, connection, sids))
+
+    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
+        """See ``Store.lower_checks``; by sid. Only what is found late is written."""
+        late, last = await self._read(
+            lambda connection: sweeping.late_checks(self._rows, connection, caps, after, limit)
+        )
+        if late:
+            await self._write(lambda connection: self._rows.lower_checks(connection, late))
+        return last
+
+    async def recall(self, name: str) -> str | None:
+        """See ``Store.recall``."""
+        return await self._read(lambda connection: sweeping.recall(self._rows, connection, name))
+
+    async def remember(self, name: str, text: str) -> None:
+        """See ``Store.remember``."""
+        await self._write(lambda connection: sweeping.remember(self._rows, connection, name, text))
 
     # -- events and counts --------------------------------------------------------------------------------
 
