@@ -12,11 +12,13 @@ from sessiondb.core.change import Applied, Change, Conflict, Create, End, Gone, 
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_links as links
 from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._redis_keys import Keys
 from sessiondb.stores._redis_nodes import Keyed, TooFewReplicas, call, plain
 from sessiondb.stores._redis_users import CHUNK
+from sessiondb.stores._steps import undecided
 from sessiondb.stores.base import ChangeResult
 
 if TYPE_CHECKING:
@@ -64,11 +66,14 @@ async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[E
     answers = dict(zip(called, replies[len(listings) :], strict=False))
     _tell_lost_events(store, replies[len(replies) - len(events) :])
     unlisted = {sid: error for sid, error in _failed(listings, replies).items() if _is_done(answers[sid])}
-    await _undo(store, unlisted, results)
+    await _undo(store, {sid: error for sid, error in unlisted.items() if _creates(called[sid][0])}, results)
     for sid, (change, _) in called.items():
-        if sid not in results:
+        if sid in unlisted and sid not in results:
+            # Signed in, and not found by all of its links before the sweeper mends them.
+            results[sid] = _as_result(undecided(store.error(unlisted[sid], "unknown")))
+        elif sid not in results:
             results[sid] = _result(store, change, answers[sid])
-    await _list_again(store, [sid for sid, (change, _) in called.items() if _signs_in(change)], answers, results)
+    await _list_again(store, [change for change, _ in called.values()], answers, results)
     return [results[change.sid] for change in changes]
 
 
@@ -98,7 +103,9 @@ def _call(keys: Keys, change: Change) -> Keyed:
 
 def _listing(keys: Keys, change: Change) -> list[tuple[Sid, Keyed]]:
     if not isinstance(change, Create):
-        return []
+        if not isinstance(change, Update) or change.sign_in is None or not change.sign_in.links:
+            return []
+        return [(change.sid, command) for command in links.listings(keys, change.sid, change.sign_in)]
     record = change.record
     due = keys.due(record.sid)
     commands: list[tuple[Sid, Keyed]] = [(record.sid, (due, ("ZADD", due, record.check_at, record.sid)))]
@@ -107,6 +114,8 @@ def _listing(keys: Keys, change: Change) -> list[tuple[Sid, Keyed]]:
         commands.append((record.sid, (user, ("ZADD", user, hard_end, record.sid))))
         # One more than is of use: who meets too many has met nobody.
         commands.append((record.sid, (user, ("ZRANGE", user, 0, CHUNK))))
+    if change.links:
+        commands += ((record.sid, command) for command in links.listings(keys, record.sid, change))
     return commands
 
 
@@ -137,20 +146,29 @@ async def _undo(store: RedisStore, unlisted: dict[Sid, Exception], results: dict
         results[sid] = _as_result(store.error(reply if failed else error, "unknown" if failed else "not_applied"))
 
 
-def _signs_in(change: Change) -> bool:
-    return isinstance(change, Update) and change.sign_in is not None
+def _creates(change: Change) -> bool:
+    return isinstance(change, Create)
 
 
 async def _list_again(
-    store: RedisStore, sids: Sequence[Sid], answers: dict[Sid, Any], results: dict[Sid, ChangeResult]
+    store: RedisStore, changes: Sequence[Change], answers: dict[Sid, Any], results: dict[Sid, ChangeResult]
 ) -> None:
-    """A sign-in gives a session another life, which is known only now."""
+    """A sign-in gives a session another life, and an end may make its links outlive it: both are known only now."""
     commands: list[tuple[Sid, Keyed]] = []
-    for sid in sids:
-        answer = plain(answers[sid])
-        if not _is_done(answer) or not answer[4]:
+    for change in changes:
+        sid, answer = change.sid, plain(answers[change.sid])
+        if isinstance(change, Create) or not _is_done(answer):
             continue
-        _, _, check_at, user_id, hard_end = answer
+        if isinstance(change, End):
+            if answer[6]:
+                commands += ((sid, one) for one in links.moved(store.keys, sid, answer[6], change.purge_at, change.at))
+            continue
+        if change.sign_in is None or not answer[4]:
+            continue
+        _, _, check_at, user_id, hard_end, named = answer
+        if named:
+            until = int(hard_end)
+            commands += ((sid, one) for one in links.moved(store.keys, sid, named, until, change.sign_in.at))
         due = store.keys.due(sid)
         commands.append((sid, (due, ("ZADD", due, "LT", check_at, sid))))
         if user_id:

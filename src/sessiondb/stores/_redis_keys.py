@@ -41,6 +41,10 @@ class Keys:
         """The user's sessions that have ended, scored by the time of their purge."""
         return self._of_user(user_id, "ended")
 
+    def link(self, name: str) -> bytes:
+        """The sessions that are found by the link of that name (hexadecimal), scored by their hard end."""
+        return f"{self.prefix}link:{name}".encode()
+
     def not_before(self, user_id: str) -> bytes:
         """The user's ``not_before``."""
         return self._of_user(user_id, "not_before")

@@ -74,6 +74,8 @@ def create_arguments(change: Create) -> list[bytes | str | int]:
         value = getattr(record, name)
         if name != "data" and value is not None:
             arguments += (name, value)
+    if change.links:
+        arguments += ("links", _links(change.links))
     for key, encoded in msgspec.json.decode(record.data, type=dict[str, msgspec.Raw]).items():
         arguments += (_KEY + key.encode(), bytes(encoded))
     return arguments
@@ -95,15 +97,27 @@ def update_arguments(change: Update) -> list[bytes | str | int]:
     ]
     arguments += ("", "", "") if rotate is None else (rotate.secret_hash, b"+" + rotate.salt, rotate.at)
     arguments += (
-        ("", "", "", "", "")
+        ("", "", "", "", "", "")
         if sign_in is None
-        else (sign_in.at, sign_in.auth, sign_in.idle, sign_in.absolute, sign_in.lifetime)
+        else (sign_in.at, sign_in.auth, sign_in.idle, sign_in.absolute, sign_in.lifetime, _links(sign_in.links))
     )
     arguments.append(len(change.put))
     for key, value in change.put.items():
         arguments += (_KEY + key.encode(), value)
     arguments += (_KEY + key.encode() for key in change.remove if key not in change.put)
     return arguments
+
+
+def has_link(flat: Sequence[bytes], link: bytes) -> bool:
+    """Whether the session in the flat answer of ``HGETALL`` is found by ``link``."""
+    pairs = iter(flat)
+    return any(
+        field == b"links" and link.hex().encode() in value.split() for field, value in zip(pairs, pairs, strict=True)
+    )
+
+
+def _links(links: Sequence[bytes]) -> str:
+    return " ".join(dict.fromkeys(map(bytes.hex, links)))
 
 
 def next_look(terms: End | Login | Query) -> int:

@@ -64,7 +64,7 @@ return {2, redis.call('HGET', key, 'rev'), '0'}
 )
 
 # ARGV: id, touches, if_rev, if_secret, seen_at, client, confirmed_at, secret, salt, rotated_at,
-# authenticated_at, auth, idle, absolute, lifetime, the number of keys to put, then those and their values, then
+# authenticated_at, auth, idle, absolute, lifetime, links, the number of keys to put, then those and their values, then
 # the keys to remove. Empty: not asked for; a salt that is kept begins with '+'.
 UPDATE = _script(
     _COMMON
@@ -104,7 +104,7 @@ if ARGV[8] ~= '' then
   put('salt', string.sub(ARGV[9], 2))
   put('rotated_at', ARGV[10])
 end
-local check_at, listed = '0', ''
+local check_at, listed, links = '0', '', ''
 if ARGV[11] ~= '' then
   put('authenticated_at', ARGV[11])
   put('auth', ARGV[12])
@@ -116,37 +116,43 @@ if ARGV[11] ~= '' then
   put('check_at', check_at)
   expire(hard_end)
   listed = text(hard_end)
+  links = redis.call('HGET', key, 'links') or ''
+  for link in string.gmatch(ARGV[16], '%S+') do
+    if not string.find(links, link, 1, true) then links = (links == '' and '' or links .. ' ') .. link end
+  end
+  if ARGV[16] ~= '' then put('links', links) end
 end
-local last = 16 + 2 * tonumber(ARGV[16])
-for at = 17, last, 2 do put(ARGV[at], ARGV[at + 1]) end
+local last = 17 + 2 * tonumber(ARGV[17])
+for at = 18, last, 2 do put(ARGV[at], ARGV[at + 1]) end
 all('HSET', set, 1)
 if ARGV[8] ~= '' then redis.call('HDEL', key, 'confirmed_at') end
 all('HDEL', ARGV, last + 1)
-return {2, rev, check_at, redis.call('HGET', key, 'user_id') or '', listed}
+return {2, rev, check_at, redis.call('HGET', key, 'user_id') or '', listed, links}
 """.replace("REMEMBERED", str(REMEMBERED))
 )
 
-# ARGV: id, if_rev, ended_at, reason, purge_at, check_at; or with them a user (empty: any) and the caps of the policies
-# (idle and absolute of the normal one, then the name, idle and absolute of each other): who is over already is then
-# ended as expired, at that time, and without a reason nobody else is. This is the twin of Caps.deadline. Applied also
-# tells check_at, user, reason, time.
+# ARGV: id, if_rev, ended_at, reason, purge_at, check_at; or with them a user, a link (empty: any) and the caps of the
+# policies (idle and absolute of the normal one, then the name, idle and absolute of each other): who is over already is
+# then ended as expired, at that time, and without a reason nobody else is. This is the twin of Caps.deadline. Applied
+# also tells check_at, user, reason, time, and the links if their lists would forget the tombstone before its purge.
 END = _script(
     _COMMON
     + """
 local held = redis.call('HMGET', key, 'rev', 'ended_at', 'end_reason', 'last_changes', 'user_id', 'lifetime',
-  'created_at', 'last_seen_at', 'idle', 'absolute')
+  'created_at', 'last_seen_at', 'idle', 'absolute', 'links')
 if not held[1] then return {0, ''} end
 if held[2] then
-  if string.find(held[4], ARGV[1], 1, true) then return {2, held[1], '0', held[5] or '', '', ''} end
+  if string.find(held[4], ARGV[1], 1, true) then return {2, held[1], '0', held[5] or '', '', '', ''} end
   return {0, held[3]}
 end
 if ARGV[2] ~= '' and ARGV[2] ~= held[1] then return {1, redis.call('HGETALL', key)} end
 local ended_at, reason = ARGV[3], ARGV[4]
 local function number(value) return tonumber(value) or 0 end  -- damaged by somebody: over long since
-if ARGV[8] then
+if ARGV[9] then
   if ARGV[7] ~= '' and ARGV[7] ~= held[5] then return {0, ''} end
-  local at = 8
-  for other = 10, #ARGV, 3 do
+  if ARGV[8] ~= '' and not string.find(held[11] or '', ARGV[8], 1, true) then return {0, ''} end
+  local at = 9
+  for other = 11, #ARGV, 3 do
     if ARGV[other] == held[6] then at = other + 1 end
   end
   local idle_end = number(held[8]) + math.min(number(held[9]), tonumber(ARGV[at]))
@@ -168,17 +174,19 @@ all('HDEL', drop, 1)
 redis.call('HSET', key, 'rev', rev, 'ended_at', ended_at, 'end_reason', reason, 'check_at', ARGV[6],
   'purge_at', ARGV[5], 'last_changes', string.sub(ARGV[1] .. held[4], 1, REMEMBERED))
 expire(tonumber(ARGV[5]))
-return {2, rev, ARGV[6], held[5] or '', reason, ended_at}
-""".replace("REMEMBERED", str(REMEMBERED))
+local links = held[11] or ''
+if tonumber(ARGV[5]) <= number(held[7]) + number(held[10]) + 1000 * GARBAGE then links = '' end
+return {2, rev, ARGV[6], held[5] or '', reason, ended_at, links}
+""".replace("REMEMBERED", str(REMEMBERED)).replace("GARBAGE", str(GARBAGE_AFTER_MS))
 )
 
-# Delete a tombstone whose time has come. ARGV: now. Answers its user, or nil if it stays.
+# Delete a tombstone whose time has come. ARGV: now. Answers its user and its links, or nil if it stays.
 PURGE = _script(
     """
-local held = redis.call('HMGET', KEYS[1], 'ended_at', 'purge_at', 'check_at', 'user_id')
+local held = redis.call('HMGET', KEYS[1], 'ended_at', 'purge_at', 'check_at', 'user_id', 'links')
 if held[1] and tonumber(held[2] or held[3]) <= tonumber(ARGV[1]) then
   redis.call('DEL', KEYS[1])
-  return held[4] or ''
+  return {held[4] or '', held[5] or ''}
 end
 return false
 """
@@ -247,6 +255,20 @@ return leave
 """
 )
 
+# After an entry was added to the list of a link. ARGV: about now (its clock may be another one). Whoever must have been
+# purged leaves it, and the server is to collect it behind its last entry.
+TEND = _script(
+    _COMMON
+    + """
+local now = redis.call('TIME')
+local oldest = math.min(now[1] * 1000000, tonumber(ARGV[1])) - 1000 * GARBAGE
+redis.call('ZREMRANGEBYSCORE', key, '-inf', text(oldest))
+local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+if last[2] then expire(tonumber(last[2])) end
+return 1
+""".replace("GARBAGE", str(GARBAGE_AFTER_MS))
+)
+
 # One worker's turn at sweeping. KEYS: the turn. ARGV: worker, now, until (microseconds).
 TURN = _script(
     """
@@ -258,7 +280,8 @@ return 1
 )
 
 # The latest not_before stays. KEYS: the user's, and lists of the user's sessions or none. ARGV: microseconds,
-# milliseconds to keep it, and 1 for the earliest to stay. Answers all who are listed: another command could be done before this script is known.
+# milliseconds to keep it, and 1 for the earliest to stay. Answers all who are listed: another command could be done
+# before this script is known.
 FORBID = _script(
     """
 local held = redis.call('GET', KEYS[1])
@@ -276,5 +299,5 @@ return found
 
 ALL = {
     script.sha.encode(): script
-    for script in (CREATE, UPDATE, END, PURGE, LATER, SOONER, ANNOUNCED, LIMIT, TURN, FORBID)
+    for script in (CREATE, UPDATE, END, PURGE, LATER, SOONER, ANNOUNCED, LIMIT, TEND, TURN, FORBID)
 }

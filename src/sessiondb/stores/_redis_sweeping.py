@@ -12,10 +12,11 @@ from sessiondb.core.errors import StoreError
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_links as links
 from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._redis_nodes import Keyed, call
-from sessiondb.stores._redis_users import Ending, end_all, glance, list_as_ended
+from sessiondb.stores._redis_users import Ending, end_all, glance, glance_with_links, list_as_ended
 from sessiondb.stores.base import SWEEP_GRACE, Cutoffs, Ended, Swept
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ async def sweep(store: RedisStore, cutoffs: Cutoffs, limit: int) -> Swept:
     purges: list[Sid] = []
     moves: list[_Move] = []
     times: dict[Sid, int] = {}
-    for sid, record in zip(sids, await glance(store, sids), strict=True):
+    for sid, (record, named) in zip(sids, await glance_with_links(store, sids), strict=True):
         if record is None:
             times[sid] = _NEVER
         elif record.ended_at is not None:
@@ -49,11 +50,11 @@ async def sweep(store: RedisStore, cutoffs: Cutoffs, limit: int) -> Swept:
                 purges.append(sid)
             else:
                 again_at = purge_at if cutoffs.announce_at is None else min(cutoffs.announce_at, purge_at)
-                moves.append(_Move(record, again_at))
+                moves.append(_Move(record, again_at, named))
         elif (deadline := cutoffs.caps.deadline(record)) + SWEEP_GRACE <= cutoffs.now:
             expired.append(record)
         else:
-            moves.append(_Move(record, deadline + SWEEP_GRACE))
+            moves.append(_Move(record, deadline + SWEEP_GRACE, named))
     purged = await _purge(store, purges, cutoffs.now)
     claimed = [move.record for move in await _move(store, moves, times) if move.record.ended_at is not None]
     ended = await _end(store, expired, cutoffs)
@@ -76,23 +77,26 @@ async def _purge(store: RedisStore, sids: Sequence[Sid], now: int) -> int:
     replies = await store.run([call(scripts.PURGE, [store.keys.session(sid)], now) for sid in sids], "unknown")
     commands: list[Keyed] = []
     purged = 0
-    for sid, user in zip(sids, replies, strict=True):
-        if user is None:
+    for sid, reply in zip(sids, replies, strict=True):
+        if reply is None:
             continue
         purged += 1
+        user, named = reply
         lists = [store.keys.due(sid)]
         if user:
             lists += (store.keys.user(user.decode()), store.keys.ended(user.decode()))
         commands += [(key, ("ZREM", key, sid)) for key in lists]
+        commands += links.removed(store.keys, sid, named)
     await store.run(commands, "unknown")
     return purged
 
 
 class _Move(NamedTuple):
-    """A session as it was read, and when to look at it next."""
+    """A session as it was read, when to look at it next, and the field that has its links."""
 
     record: Record
     at: int
+    links: bytes
 
 
 async def _move(store: RedisStore, moves: Sequence[_Move], times: dict[Sid, int]) -> list[_Move]:
@@ -102,13 +106,15 @@ async def _move(store: RedisStore, moves: Sequence[_Move], times: dict[Sid, int]
     earlier look that an end asks for which comes between.
     """
     commands = [_relisted(store, sid, at) for sid, at in times.items()]
-    commands += [_relisted(store, record.sid, at) for record, at in moves]
+    commands += [_relisted(store, move.record.sid, move.at) for move in moves]
     # Every living session comes by here in its life, so a user's list that was lost heals.
-    commands += [one for record, _ in moves if record.ended_at is None for one in _listings(store, record)]
+    for record, _, named in moves:
+        if record.ended_at is None:
+            commands += _listings(store, record, named)
     await store.run(commands, "unknown")
     calls = [
         call(scripts.LATER, [store.keys.session(record.sid)], record.check_at, at, 0 if record.ended_at is None else 1)
-        for record, at in moves
+        for record, at, _ in moves
     ]
     answers = await store.run(calls, "unknown")
     others = [move.record for move, is_ours in zip(moves, answers, strict=True) if not is_ours]
@@ -159,14 +165,15 @@ async def announced(store: RedisStore, sids: Sequence[Sid]) -> None:
     await store.run(commands, "unknown")
 
 
-def _listings(store: RedisStore, record: Record) -> list[Keyed]:
-    """Adds ``record`` to its user's list. Moves nobody: a score only grows."""
+def _listings(store: RedisStore, record: Record, named: bytes) -> list[Keyed]:
+    """Adds ``record`` to the lists of its user and of its links. Moves nobody: a score only grows."""
+    commands = links.healed(store.keys, record, named)
     if record.user_id is None:
-        return []
+        return commands
     key, score = store.keys.user(record.user_id), record.created_at + record.absolute
     if record.ended_at is not None:
         key, score = store.keys.ended(record.user_id), rows.purged_at(record)
-    return [(key, ("ZADD", key, "GT", score, record.sid))]
+    return [*commands, (key, ("ZADD", key, "GT", score, record.sid))]
 
 
 async def lower_checks(store: RedisStore, caps: Caps, after: str | None, limit: int) -> str | None:
@@ -200,13 +207,13 @@ async def repair(store: RedisStore) -> int:
     count = 0
     async for sids in store.all_sids():
         commands: list[Keyed] = []
-        for record in await glance(store, sids):
+        for record, named in await glance_with_links(store, sids):
             if record is None:
                 continue
             count += 1
             due = store.keys.due(record.sid)
             # Somebody may have asked for an earlier look meanwhile.
             commands.append((due, ("ZADD", due, "LT", record.check_at, record.sid)))
-            commands += _listings(store, record)
+            commands += _listings(store, record, named)
         await store.run(commands)
     return count

@@ -10,6 +10,7 @@ from sessiondb.core.errors import StoreError
 from sessiondb.core.policy import SECOND, Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_links as links
 from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._limit import not_before_of, rivals_of
@@ -47,19 +48,25 @@ class Met:
 
 async def glance(store: RedisStore, sids: Sequence[Sid]) -> list[Record | None]:
     """The records of ``sids`` without their data."""
-    found: list[Record | None] = []
+    return [record for record, _ in await glance_with_links(store, sids)]
+
+
+async def glance_with_links(store: RedisStore, sids: Sequence[Sid]) -> list[tuple[Record | None, bytes]]:
+    """The records of ``sids`` without their data, each with the field that has its links."""
+    found: list[tuple[Record | None, bytes]] = []
     for start in range(0, len(sids), CHUNK):
-        found += map(_seen, await store.run(_glances(store, sids[start : start + CHUNK])))
+        replies = await store.run(_glances(store, sids[start : start + CHUNK]))
+        found += [(_seen(values), values[-1] or b"") for values in replies]
     return found
 
 
 def _glances(store: RedisStore, sids: Sequence[Sid]) -> list[Keyed]:
-    return [(key, ("HMGET", key, *_FIELDS)) for key in map(store.keys.session, sids)]
+    return [(key, ("HMGET", key, *_FIELDS, "links")) for key in map(store.keys.session, sids)]
 
 
 def _seen(values: Sequence[bytes | None]) -> Record | None:
     flat: list[bytes] = []
-    for name, value in zip(_FIELDS, values, strict=True):
+    for name, value in zip(_FIELDS, values, strict=False):
         if value is not None:
             flat += (name.encode(), value)
     return rows.readable(flat)
@@ -126,8 +133,8 @@ async def _end(store: RedisStore, sids: Iterable[Sid], reason: EndReason, login:
 
 
 class Ending(NamedTuple):
-    """How sessions end. With ``caps``: those of ``user_id`` (if given) alone, and who is over already as expired then;
-    without a reason nobody else.
+    """How sessions end. With ``caps``: those of ``user_id`` and ``link`` (if given) alone, and who is over already as
+    expired then; without a reason nobody else.
     """
 
     reason: str
@@ -136,12 +143,14 @@ class Ending(NamedTuple):
     check_at: int
     caps: Caps | None = None
     user_id: str | None = None
+    link: bytes | None = None
 
     def arguments(self) -> Iterator[bytes | str | int]:
         """Those of ``END``, with another id each time."""
         yield from (new_change_id(), "", self.at, self.reason, self.purge_at, self.check_at)
         if self.caps is not None:
             yield self.user_id or ""
+            yield "" if self.link is None else self.link.hex()
             yield from rows.cap_arguments(self.caps)
 
 
@@ -169,10 +178,17 @@ async def end_all(
             if not is_first or len(errors) < len(replies):
                 failed = undecided(failed)
         is_first = False
+        longer: list[Keyed] = []
         for sid, reply in zip(part, replies, strict=False):
             if not isinstance(reply, Exception) and reply[0] == 2 and reply[4]:
-                _, _, _, user, why, when = reply
+                _, _, _, user, why, when, named = reply
                 ended.append(Ended(sid, user.decode() or None, why.decode(), int(when)))
+                if named:
+                    longer += links.moved(store.keys, sid, named, how.purge_at, how.at)
+        try:
+            await store.run(longer, "unknown")
+        except StoreError as error:
+            failed = failed or undecided(error)
     return ended, failed
 
 
@@ -202,8 +218,11 @@ async def find(store: RedisStore, query: Query) -> Page:
     step = max(query.limit + 1, 32)
     for start in range(0, len(sids), step):
         keys = map(store.keys.session, sids[start : start + step])
-        for record in map(rows.readable, await store.run([(key, ("HGETALL", key)) for key in keys])):
+        for flat in await store.run([(key, ("HGETALL", key)) for key in keys]):
+            record = rows.readable(flat)
             if record is None or (query.user_id is not None and record.user_id != query.user_id):
+                continue
+            if query.link is not None and not rows.has_link(flat, query.link):
                 continue
             if record.ended_at is not None and query.state == "live":
                 tombstones.append(record)
@@ -221,7 +240,9 @@ async def _listed(store: RedisStore, query: Query, *, with_ended: bool) -> list[
     """The sids that ``query`` may mean."""
     if query.sids is not None:
         return list(dict.fromkeys(query.sids))
-    if query.user_id is not None:
+    if query.link is not None:
+        lists = [store.keys.link(query.link.hex())]
+    elif query.user_id is not None:
         lists = [store.keys.user(query.user_id)]
         if with_ended:
             lists.append(store.keys.ended(query.user_id))
@@ -255,7 +276,7 @@ async def end_where(store: RedisStore, query: Query, reason: EndReason) -> list[
     else:
         sids = await _listed(store, query, with_ended=True)
     sids = sorted(sid for sid in sids if sid != query.keep)
-    how = Ending(str(reason), query.now, query.purge_at, rows.next_look(query), query.caps, query.user_id)
+    how = Ending(str(reason), query.now, query.purge_at, rows.next_look(query), query.caps, query.user_id, query.link)
     ended, failed = await end_all(store, sids, how, wait=True)
     if failed is not None:
         raise failed if query.not_before is None else undecided(failed)
