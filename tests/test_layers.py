@@ -17,7 +17,12 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # made of; they know stores by their contract alone, never by kind.
 CORE = ("sessiondb.core",)
 STORES = (*CORE, "sessiondb.stores")
-WRAPPERS = ("sessiondb.stores.coalescing", "sessiondb.stores.encrypting", "sessiondb.stores.recovering")
+WRAPPERS = (
+    "sessiondb.stores.announcing",
+    "sessiondb.stores.coalescing",
+    "sessiondb.stores.encrypting",
+    "sessiondb.stores.recovering",
+)
 CONTRACT = (*CORE, "sessiondb.stores.base", *WRAPPERS)
 FACES = ("sessiondb",)
 ALLOWED = {"core": CORE, "stores": STORES, "web": FACES, "security": FACES, "ops": FACES, "testing": FACES}

@@ -14,10 +14,11 @@ import msgspec
 from sessiondb.core.change import Conflict, Create, Gone, Outcome, Update, new_change_id
 from sessiondb.core.errors import HeadersSent, SessionEnded, StoreError
 from sessiondb.core.events import EventType
-from sessiondb.core.record import EndReason, Record
-from sessiondb.login import log_in
+from sessiondb.core.record import NO_SALT, EndReason, Record
+from sessiondb.login import admit, log_in
+from sessiondb.parked import end_of_own, own_sid
 from sessiondb.renewing import renew, stage_due_rotation
-from sessiondb.state import Delta, StagedLogin, State
+from sessiondb.state import Delta, StagedLogin, StagedReauthentication, State
 from sessiondb.writes import (
     applied,
     become_anonymous,
@@ -129,9 +130,7 @@ async def _create(session: dict[str, Any], state: State) -> None:
     await runtime.ready()  # its clock dates what is new
     runtime.abuse.begin_session(runtime, state.visitor.ip)
     promised, state.promised = state.promised, None
-    record, issued = new_record(
-        runtime, data=whole(session, runtime), client=state.visitor.encoded(), issued=promised
-    )
+    record, issued = new_record(runtime, data=whole(session, runtime), client=state.visitor.encoded(), issued=promised)
     event = runtime.event(EventType.SESSION_CREATED, record=record, ip=state.visitor.ip)
     with never_delivered(runtime, record):
         applied(await runtime.apply_one(Create(record), event))
@@ -140,13 +139,21 @@ async def _create(session: dict[str, Any], state: State) -> None:
 
 
 async def _update(session: dict[str, Any], state: State, record: Record, delta: Delta) -> str | None:
+    staged = state.staged
     renewed = await renew(state, record, _update_of(state, record, delta))
     state.staged = None
     reason = _settle(session, state, renewed.record, renewed.change, renewed.outcome)
     if renewed.issued is not None and reason is None:
         state.token = renewed.issued
-        # The old secret still opens a rotated session, but not one whose user has just proved again who they are.
-        issue(state, renewed.issued, undelivered=renewed.change.sign_in is not None)
+        # The old secret still opens a rotated session, but not one where nothing of it was left.
+        shuts_out = renewed.change.rotate is not None and renewed.change.rotate.salt == NO_SALT
+        issue(state, renewed.issued, undelivered=shuts_out)
+    if isinstance(staged, StagedReauthentication) and staged.links and reason is None:
+        refused = await admit(state.runtime, renewed.record, state.began_at, staged.links, limited=False)
+        if refused is not None:
+            become_anonymous(session, state)
+            state.outgoing, state.undelivered = False, False
+            raise refused
     return reason
 
 
@@ -202,7 +209,13 @@ async def _log_out(session: dict[str, Any], state: State) -> None:
     runtime, record = state.runtime, state.record
     if record is not None:
         event = runtime.event(EventType.SESSION_ENDED, record=record, reason=EndReason.LOGOUT, ip=state.visitor.ip)
-        outcome = await runtime.apply_one(runtime.end_of(record, EndReason.LOGOUT), event)
+        end = runtime.end_of(record, EndReason.LOGOUT)
+        own = own_sid(record)
+        if own is None:
+            outcome = await runtime.apply_one(end, event)
+        else:
+            # Nobody could go back to it.
+            outcome, _ = await runtime.apply([end, end_of_own(runtime, own)], (event,))
         if isinstance(outcome, Conflict):
             raise StoreError("The store refused an unguarded end; it does not keep its contract.")
         # The client's token is dead now, whoever ended it first, and this request has asked for that.

@@ -8,35 +8,36 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any, Literal, Unpack
 from uuid import UUID
 
 import msgspec
 
-from sessiondb import proofs
+from sessiondb import ending, federation, listing
 from sessiondb.abuse import Abuse
 from sessiondb.choosing import lifetime_for
 from sessiondb.core import assurance, codec, token
 from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.change import Create
-from sessiondb.core.errors import ConfigurationError, SessionDataError
+from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.events import EventType
 from sessiondb.core.limits import Limits, SuspiciousNetwork
-from sessiondb.core.policies import Policies, is_remembered, policy_name
+from sessiondb.core.policies import Policies
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import (
     Auth,
     EndReason,
-    Record,
     SessionInfo,
     check_user_id,
-    decode_client,
-    decode_risk,
     encode_client,
 )
 from sessiondb.core.token import Sid
+from sessiondb.federation import IdP, links_of
+from sessiondb.hooks import HookFunction, Hooks
 from sessiondb.keyring import KeyRing
 from sessiondb.lifespan import Lifespan
+from sessiondb.listing import Criteria, session_info
 from sessiondb.login import admit
 from sessiondb.opening import open_session
 from sessiondb.probing import Readiness
@@ -80,6 +81,8 @@ class SessionDB:
     * ``max_session_bytes`` (65,536): the most that one session's data may take, encoded.
     * ``keys`` (``None``: nothing is encrypted): a ``KeyRing``; the values in the database are encrypted with it.
     * ``limits`` (``Limits()``): keys per session, and what one network may do.
+    * ``announce`` (``False``): have hooks of other processes told of the ends that this one writes, though it has none
+      of its own (see ``on_end``).
     * ``sweep_every`` (60 s): how often this worker offers to sweep; ``None``: only ``sweep()`` does.
     * ``clock``: microseconds since the epoch; for tests. The store's own clock decides, so give it the same one.
 
@@ -101,6 +104,7 @@ class SessionDB:
         max_session_bytes: int = codec.MAX_BYTES,
         keys: KeyRing | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
+        announce: bool = False,
         sweep_every: float | None = 60.0,
         clock: Callable[[], int] = system_clock,
     ) -> None:
@@ -133,8 +137,19 @@ class SessionDB:
         self.counters: Counter[str] = Counter()
         self._store: Store = store_from(url)
         self._abuse = Abuse(limits)
+        self._hooks = Hooks()
         self._settings = Settings(
-            self._policies, timeout, max_session_bytes, sweep_every, clock, policy_for, breaker, self._abuse, keys=keys
+            self._policies,
+            timeout,
+            max_session_bytes,
+            sweep_every,
+            clock,
+            policy_for,
+            breaker,
+            self._abuse,
+            keys=keys,
+            hooks=self._hooks,
+            announce=announce,
         )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
         self._ends = Ends()
@@ -222,18 +237,21 @@ class SessionDB:
         methods: Iterable[str] = (),
         level: int | None = None,
         policy: str | None = None,
+        idp: IdP | None = None,
         ip: str | None = None,
         user_agent: str | None = None,
     ) -> Issued:
         """A new session made outside a request, and the token for its client.
 
-        ``methods``, ``level`` and ``policy`` are as in ``session.login``. Raises ``LoginRefused`` where the limit per
-        user forbids it, ``ConfigurationError`` for a policy that nobody knows, ``SessionDataError``, ``StoreError``.
+        ``methods``, ``level``, ``policy`` and ``idp`` are as in ``session.login``. Raises ``LoginRefused`` where the
+        limit per user forbids it, ``ConfigurationError`` for a policy that nobody knows, ``SessionDataError``,
+        ``StoreError``.
         """
         runtime = self.runtime
         await runtime.ready()
         began_at = runtime.now()
         user = None if user_id is None else check_user_id(user_id)
+        links = links_of(idp)
         auth = Auth(methods=assurance.check_methods(methods), level=assurance.check_level(level))
         if user is None:
             lifetime = runtime.policies.lifetime(policy, remember)
@@ -249,11 +267,11 @@ class SessionDB:
         )
         event = runtime.event(EventType.SESSION_CREATED if user is None else EventType.LOGIN, record=record, ip=ip)
         with never_delivered(runtime, record):
-            applied(await runtime.apply_one(Create(record), event))
-            refused = await admit(runtime, record, began_at) if user is not None else None
+            applied(await runtime.apply_one(Create(record, links), event))
+            refused = await admit(runtime, record, began_at, links) if user is not None else None
         if refused is not None:
             raise refused
-        return Issued(issued.encode(), self._info(runtime, record))
+        return Issued(issued.encode(), session_info(runtime, record))
 
     @asynccontextmanager
     async def session(self, presented: str | None = None) -> AsyncIterator[Session]:
@@ -275,7 +293,7 @@ class SessionDB:
             return None
         runtime = self.runtime
         record = (await runtime.load([Sid(sid)]))[0]
-        return None if record is None else self._info(runtime, record)
+        return None if record is None else session_info(runtime, record)
 
     async def sessions_of(
         self, user_id: str | int | UUID, include_ended: bool = False, limit: int = 100
@@ -291,32 +309,105 @@ class SessionDB:
         )
         async with runtime.using_store() as store:
             page = await store.find(query)
-        return [self._info(runtime, record) for record in page.records]
+        return [session_info(runtime, record) for record in page.records]
 
-    async def revoke(self, sid: str, *, user_id: str | int | UUID | None = None) -> bool:
+    def find_sessions(self, *, include_ended: bool = False, **criteria: Unpack[Criteria]) -> AsyncIterator[SessionInfo]:
+        """The sessions that meet all of the ``Criteria``, newest first: ``async for one in db.find_sessions(ip=...)``.
+
+        The living ones; with ``include_ended`` those that have ended too. All sessions are looked through, page by
+        page, but for those of other users where ``user_id`` is given. Raises ``ValueError`` for no criterion, or one
+        that cannot be meant.
+        """
+        return listing.find_sessions(self.runtime, listing.select(criteria), include_ended=include_ended)
+
+    # -- ending -------------------------------------------------------------------------------------------
+
+    # Every ``reason`` is an ``EndReason`` that somebody may give, or its value; others raise ``ValueError``.
+
+    async def revoke(
+        self, sid: str, *, user_id: str | int | UUID | None = None, reason: EndReason | str = EndReason.REVOKED
+    ) -> bool:
         """End one session; whether it was living. A request of it that is in flight cannot undo this.
 
         With ``user_id`` only if it is that user's: what a page of one's own devices must pass.
         """
-        if not token.is_sid(sid):
-            return False
-        runtime = self.runtime
-        now = runtime.now()
-        query = Query(
-            now=now,
-            caps=runtime.caps,
-            sids=[Sid(sid)],
-            user_id=None if user_id is None else check_user_id(user_id),
-            purge_at=now + runtime.policies.keep_ended,
-        )
-        async with runtime.using_store() as store:
-            ended = await store.end_where(query, EndReason.REVOKED)
-        runtime.report_ended(ended)
-        return bool(ended)
+        why = ending.given_reason(reason)
+        user = None if user_id is None else check_user_id(user_id)
+        return token.is_sid(sid) and bool(await ending.end_sids(self.runtime, [Sid(sid)], why, user))
 
-    async def revoke_all(self, user_id: str | int | UUID, keep: str | None = None) -> int:
-        """End all sessions of a user but ``keep`` (a sid), and every login under way; how many were living."""
-        return await self.runtime.revoke_all(check_user_id(user_id), Sid(keep) if keep is not None else None)
+    async def revoke_all(
+        self, user_id: str | int | UUID, keep: str | None = None, *, reason: EndReason | str = EndReason.REVOKED
+    ) -> int:
+        """End all sessions of a user but ``keep`` (a sid), and every login under way; how many were living.
+
+        The one to keep keeps its secret too; ``session.revoke_others()`` replaces that.
+        """
+        kept = Sid(keep) if keep is not None else None
+        return await ending.revoke_all(self.runtime, check_user_id(user_id), ending.given_reason(reason), kept)
+
+    async def revoke_where(
+        self, *, reason: EndReason | str = EndReason.REVOKED, dry_run: bool = False, **criteria: Unpack[Criteria]
+    ) -> int:
+        """End the living sessions that meet all of the ``Criteria``; how many. ``dry_run``: only count them.
+
+        Done page by page: should it raise half-way, call it again. Logins under way are not refused; ``revoke_all`` and
+        ``lock_user`` do that. Raises ``ValueError`` for no criterion, or one that cannot be meant.
+        """
+        why = ending.given_reason(reason)
+        return await ending.revoke_where(self.runtime, listing.select(criteria), why, dry_run=dry_run)
+
+    async def revoke_everyone(self, *, reason: EndReason | str = EndReason.REVOKED, dry_run: bool = False) -> int:
+        """End every session that there is when this is called, whoever's; how many. As ``revoke_where``."""
+        return await ending.revoke_everyone(self.runtime, ending.given_reason(reason), dry_run=dry_run)
+
+    async def lock_user(
+        self,
+        user_id: str | int | UUID,
+        until: datetime | int | None = None,
+        *,
+        reason: EndReason | str = EndReason.LOCKED,
+    ) -> int:
+        """End all sessions of a user, and refuse their logins until ``until`` or ``unlock_user``; how many were ended.
+
+        A ``datetime`` with a zone, or microseconds; ``None``: for good. Logins under way are refused too, in every
+        process. The later of two locks stands. A refused login raises ``LoginRefused`` with ``reason="locked"``.
+        Raises ``ValueError`` for a time that is past.
+        """
+        return await ending.lock_user(self.runtime, check_user_id(user_id), until, ending.given_reason(reason))
+
+    async def unlock_user(self, user_id: str | int | UUID) -> None:
+        """Let a user log in again. A login whose request began before is still refused."""
+        await ending.unlock_user(self.runtime, check_user_id(user_id))
+
+    async def revoke_idp(
+        self,
+        issuer: str,
+        *,
+        sid: str | None = None,
+        sub: str | None = None,
+        reason: EndReason | str = EndReason.IDP_LOGOUT,
+    ) -> int:
+        """End what ``login(idp=IdP(...))`` has begun: by ``sid``, or all of the user ``sub`` there; how many.
+
+        With both, the session ``sid``, and those of ``sub`` of which the provider had told no ``sid``. Logins under
+        way from there are refused. (OpenID Connect Back-Channel Logout 1.0; ``sessiondb.web.backchannel`` has its
+        endpoint.)
+        """
+        idp = IdP(issuer=issuer, sid=sid, sub=sub)
+        return await federation.revoke_idp(self.runtime, idp, ending.given_reason(reason))
+
+    def on_end(self, function: HookFunction) -> HookFunction:
+        """Have ``function`` called with the ``Ended`` of every session, at least once: ``@db.on_end``.
+
+        An ``async`` function runs on the event loop, another one in a thread; 20 seconds at most. Whoever wrote the
+        end runs it, in the background; what failed, and ends of processes that died or have no hooks
+        (``announce=True``, the command line), are announced by a sweep, a minute later. One that fails is called
+        again until the tombstone goes (``Policy(keep_ended=...)``). Raises ``ConfigurationError`` once the database
+        is in use.
+        """
+        return self._hooks.add(function)
+
+    # -- looking after it ---------------------------------------------------------------------------------
 
     async def sweep(self, limit: int = 500) -> Swept:
         """One bounded pass over what is due: the expired are ended, old tombstones deleted."""
@@ -361,33 +452,6 @@ class SessionDB:
         await runtime.background.flush()
         async with runtime.using_store() as store:
             return await store.events(query)
-
-    def _info(self, runtime: Runtime, record: Record) -> SessionInfo:
-        deadline = runtime.caps.deadline(record)
-        ended_at, end_reason = record.ended_at, record.end_reason
-        if ended_at is None and deadline <= runtime.now():
-            ended_at, end_reason = deadline, runtime.caps.expiry_reason(record).value
-        try:
-            data = codec.decode_data(record.data)
-        except SessionDataError:
-            data = {}
-        return SessionInfo(
-            sid=record.sid,
-            user_id=record.user_id,
-            created_at=record.created_at,
-            last_seen_at=max(record.last_seen_at, runtime.background.seen(record.sid)),
-            expires_at=deadline,
-            authenticated_at=record.authenticated_at,
-            ended_at=ended_at,
-            end_reason=end_reason,
-            policy=policy_name(record.lifetime),
-            remembered=is_remembered(record.lifetime),
-            first_client=decode_client(record.client_first),
-            client=decode_client(record.client_last),
-            auth=proofs.shown(runtime, record),
-            risk=decode_risk(record.risk),
-            data=data,
-        )
 
 
 def _within(value: object, least: float, most: float) -> bool:

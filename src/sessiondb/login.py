@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -12,11 +12,15 @@ from sessiondb.core import codec
 from sessiondb.core.change import Applied, Change, Conflict, Create, Outcome, Update, new_change_id
 from sessiondb.core.errors import HeadersSent, LoginRefused
 from sessiondb.core.events import EventType
-from sessiondb.core.record import EndReason, Record
+from sessiondb.core.policy import OnLimit
+from sessiondb.core.record import EndReason, Record, SessionInfo
 from sessiondb.core.reserved import comes_along
-from sessiondb.runtime import Runtime
+from sessiondb.ending import LOCKED_FOR_GOOD, link_name
+from sessiondb.listing import session_info
+from sessiondb.parked import end_of_own, own_sid
+from sessiondb.runtime import CLOCK_WARNING, Runtime
 from sessiondb.state import Delta, StagedLogin, State, difference
-from sessiondb.stores.base import Login
+from sessiondb.stores.base import Login, Query
 from sessiondb.writes import applied, issue, never_delivered, new_record, whole
 
 CARRY_TRIES = 8
@@ -45,15 +49,17 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
     event = runtime.event(
         EventType.LOGIN, record=record, ip=state.visitor.ip, details={"replaces": old.sid} if old is not None else None
     )
-    changes: list[Change] = [Create(record)]
+    changes: list[Change] = [Create(record, staged.links)]
     if old is not None:
         changes.append(runtime.end_of(old, EndReason.LOGIN, if_rev=old.rev))
+        if (own := own_sid(old)) is not None:
+            changes.append(end_of_own(runtime, own))
     with never_delivered(runtime, record):
         results = await runtime.apply(changes, (event,))
         applied(results[0])
         if old is not None:
             record, old = await _carry_over(session, runtime, record, old, staged, results[1])
-        refused = await admit(runtime, record, state.began_at)
+        refused = await admit(runtime, record, state.began_at, staged.links, on_limit=staged.on_limit)
     state.staged = None
     state.replaces = None
     if refused is not None:
@@ -111,31 +117,65 @@ def _go_on_anonymously(session: dict[str, Any], state: State, old: Record | None
         dict.update(session, codec.decode_data(old.data))
 
 
-async def admit(runtime: Runtime, record: Record, began_at: int) -> LoginRefused | None:
-    """Ask the store whether the login that wrote ``record`` may stay; the error to raise if not."""
+async def admit(
+    runtime: Runtime,
+    record: Record,
+    began_at: int,
+    links: Sequence[bytes] = (),
+    *,
+    on_limit: OnLimit | None = None,
+    limited: bool = True,
+) -> LoginRefused | None:
+    """Ask the store whether the login that wrote ``record`` may stay; the error to raise if not.
+
+    ``on_limit`` replaces the policy's, ``limited=False``: the limit does not count.
+    """
     policies, now = runtime.policies, runtime.now()
     policy = policies.of(record)
+    on_limit = on_limit or policy.on_limit
     login = Login(
         sid=record.sid,
         user_id=cast("str", record.user_id),
         began_at=began_at,
         now=now,
         caps=policies.caps,
-        per_user=policy.per_user,
-        on_limit=policy.on_limit,
+        per_user=policy.per_user if limited else None,
+        on_limit="end_oldest" if on_limit == "end_oldest" else "refuse",
         purge_at=now + policies.keep_ended,
+        also=[link_name(link) for link in links],
     )
     async with runtime.using_store() as store:
         admission = await store.admit(login)
     runtime.report_ended(admission.ended)
     if admission.refused is None:
         return None
-    runtime.background.event(runtime.event(EventType.LOGIN_REFUSED, record=record, reason=admission.refused))
+    # A lock lasts into the future; by less than that, clocks may differ.
+    forbidden = admission.not_before
+    locked = forbidden is not None and forbidden > now + CLOCK_WARNING
+    reason = "locked" if locked else admission.refused
+    runtime.background.event(runtime.event(EventType.LOGIN_REFUSED, record=record, reason=reason))
+    if locked:
+        for_good = forbidden == LOCKED_FOR_GOOD
+        return LoginRefused(
+            "This user is locked; db.unlock_user() lets them log in again.",
+            reason="locked",
+            until=None if for_good else forbidden,
+        )
     if admission.refused == "limit":
         return LoginRefused(
-            f"The user has {policy.per_user} sessions already, the limit of Policy(per_user=...).", reason="limit"
+            f"The user has {policy.per_user} sessions already, the limit of Policy(per_user=...).",
+            reason="limit",
+            sessions=await _sessions_of(runtime, login.user_id) if on_limit == "ask" else (),
         )
     return LoginRefused(
         "All sessions of this user were revoked after this login's request had begun; log in again.",
         reason="revoked",
     )
+
+
+async def _sessions_of(runtime: Runtime, user_id: str) -> list[SessionInfo]:
+    """The sessions among which the user may choose: their own, without their data."""
+    query = Query(now=runtime.now(), caps=runtime.caps, user_id=user_id)
+    async with runtime.using_store() as store:
+        page = await store.find(query)
+    return [session_info(runtime, record, with_data=False) for record in page.records if own_sid(record) is None]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from sessiondb.core.change import Confirm, Gone, Update, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError
 from sessiondb.core.events import EventType
-from sessiondb.core.record import EndReason, Record
+from sessiondb.core.record import EndReason, Record, is_impersonated
 from sessiondb.core.token import Token, matches
 from sessiondb.core.verify import Verdict, verify
+from sessiondb.parked import end_own_later, goes_on
 from sessiondb.session import Session, new_session
 from sessiondb.state import State
 
@@ -44,6 +45,10 @@ async def open_session(state: State, tokens: Sequence[Token]) -> Session:
         return _quarantine(state, record, error)
     try:
         living = verdict is Verdict.SERVE or await _settle_rotation(state, record, token, verdict)
+        if living and is_impersonated(record.auth):
+            living = await goes_on(state, record)
+            if not living:
+                state.outgoing = None
     except StoreError:
         state.forget()
         raise
@@ -77,6 +82,7 @@ def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
     if verdict is Verdict.REUSE:
         runtime.background.event(runtime.event(EventType.TOKEN_REUSE, record=record, ip=state.visitor.ip))
         runtime.end_later(record, EndReason.REUSE, ip=state.visitor.ip)
+        end_own_later(runtime, record, EndReason.REUSE)
         state.ended_reason = EndReason.REUSE.value
     elif verdict is Verdict.FORGED:
         runtime.abuse.bad_token(runtime, state.visitor.ip, "forged")
@@ -90,6 +96,7 @@ def _tell_why(state: State, record: Record, token: Token, reason: str | None) ->
     held = matches(token.series, record.series_hash)
     if held:
         state.ended_reason = reason
+        end_own_later(state.runtime, record, reason)
     state.runtime.abuse.bad_token(state.runtime, state.visitor.ip, "ended" if held else "forged")
 
 

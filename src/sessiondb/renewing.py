@@ -50,6 +50,8 @@ async def renew(state: State, record: Record, change: Update) -> Renewed:
         return await _sign_in(state, record, change, staged)
     if isinstance(staged, StagedStepUp):
         return await _step_up(state, record, change, staged)
+    if staged == "renew":
+        return await _replace(state, record, change)
     return await _rotate(state, record, change)
 
 
@@ -71,6 +73,25 @@ async def _rotate(state: State, record: Record, change: Update) -> Renewed:
     return Renewed(record, rotating, outcome, issued)
 
 
+async def _replace(state: State, record: Record, change: Update) -> Renewed:
+    """A secret that is not derived from the one before, whatever rotation came first: that may be a thief's."""
+    held, found = state.token, record
+    if held is None:
+        return await _without_secret(state, record, change)
+    issued = Token(held.sid, held.series, token.new_secret())
+    for _ in range(1 + PROOF_TRIES):
+        rotate = Rotate(found.secret_hash, token.digest(issued.secret), NO_SALT, state.runtime.now())
+        replacing = msgspec.structs.replace(change, id=new_change_id(), rotate=rotate)
+        outcome = await state.runtime.apply_one(replacing)
+        if not isinstance(outcome, Conflict):
+            if isinstance(outcome, Applied):
+                event = state.runtime.event(EventType.SESSION_RENEWED, record=record, ip=state.visitor.ip)
+                state.runtime.background.event(event)
+            return Renewed(found, replacing, outcome, issued)
+        found = outcome.record
+    raise StoreError("The session kept being rotated while its secret was to be replaced.", outcome="conflict")
+
+
 async def _without_secret(state: State, record: Record, change: Update) -> Renewed:
     change = msgspec.structs.replace(change, rotate=None, sign_in=None, id=new_change_id())
     rest = change.put or change.remove
@@ -85,11 +106,12 @@ async def _sign_in(state: State, record: Record, change: Update, staged: StagedR
     lifetime = await lifetime_for(runtime, record.user_id or "", staged.policy, staged.remember)
     lifetimes = runtime.policies.caps.of(lifetime)
     sign_in = SignIn(
-        at=runtime.now(),
+        at=state.signs_in_at or runtime.now(),
         auth=encode_auth(staged.auth),
         idle=lifetimes.idle,
         absolute=lifetimes.absolute,
         lifetime=lifetime,
+        links=staged.links,
     )
 
     def is_twin(found: Record) -> bool:

@@ -24,11 +24,13 @@ from sessiondb.core.policies import Policies
 from sessiondb.core.policy import SECOND, Caps, Policy, touch_interval
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.hooks import Announcer, Hooks
 from sessiondb.keyring import KeyRing
 from sessiondb.outage import Outage
 from sessiondb.probing import Prober
 from sessiondb.reencryption import Reencryption
-from sessiondb.stores.base import ChangeResult, Cutoffs, Ended, Query, Store, Swept
+from sessiondb.stores.announcing import AnnouncingStore
+from sessiondb.stores.base import ChangeResult, Cutoffs, Ended, Store, Swept
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.encrypting import EncryptingStore
 from sessiondb.stores.recovering import RecoveringStore
@@ -60,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True):
     breaker: CircuitBreaker | None = None
     abuse: Abuse = Abuse(Limits())
     keys: KeyRing | None = None
+    hooks: Hooks | None = None
+    announce: bool = False
 
 
 class Runtime:
@@ -90,10 +94,20 @@ class Runtime:
             self.reencryption = Reencryption(
                 store, encrypting, settings.keys, caps=lambda: self.caps, now=self.now, timeout=settings.timeout * 5
             )
+        hooks = settings.hooks
+        functions = () if hooks is None else hooks.used()
+        self.announcer: Announcer | None = None
+        self._leaves_hooks_to_others = settings.announce and not functions
+        if functions or settings.announce:
+            self._inner = AnnouncingStore(self._inner, self.now, self._announce)
         self.store = CoalescingStore(
             self._inner, timeout=settings.timeout, reads=self.read_circuit, writes=self.write_circuit
         )
         self.background = Background(self.store, counters)
+        if functions:
+            self.announcer = Announcer(
+                functions, self.store, self.now, counters, keep_ended=lambda: self.policies.keep_ended
+            )
         self._ends = ends
         self.watching = Watching(self, ends)
         self.prober = Prober(self)
@@ -164,7 +178,7 @@ class Runtime:
         self._later("clock", CLOCK_EVERY, self._measure_clock)
         if self.reencryption is not None:
             self.reencryption.schedule(self._later)
-        if self._settings.sweep_every is not None:
+        if self._settings.sweep_every is not None and not self._leaves_hooks_to_others:
             self._later("sweep", self._sweep_pause(), self._sweep_in_turn)
 
     async def close(self) -> None:
@@ -185,6 +199,8 @@ class Runtime:
                     await self.background.flush()
             except TimeoutError:
                 pass  # what is left is told below
+            if self.announcer is not None:
+                await self.announcer.drain(self._settings.timeout)
         self._tell_lost(await self.background.give_up())
         if self._opened:
             self._opened = False
@@ -376,6 +392,10 @@ class Runtime:
         elif isinstance(outcome, Applied):
             self.ended(change.sid, change.reason)
 
+    def _announce(self, ended: Sequence[Ended | Sid], due: int) -> None:
+        if self.announcer is not None:
+            self.announcer.tell(ended, due)
+
     def report_ended(self, ended: Sequence[Ended]) -> None:
         """Queue the events of sessions that a set-based verb has ended."""
         for one in ended:
@@ -384,26 +404,6 @@ class Runtime:
             self.background.event(
                 Event(type=EventType.SESSION_ENDED, at=one.at, sid=one.sid, user_id=one.user_id, reason=one.reason)
             )
-
-    async def revoke_all(self, user_id: str, keep: Sid | None = None) -> int:
-        """End every session of ``user_id`` but ``keep``, and every login of theirs that is under way."""
-        now = self.now()
-        query = Query(
-            now=now,
-            caps=self.caps,
-            user_id=user_id,
-            keep=keep,
-            not_before=now,
-            purge_at=now + self.policies.keep_ended,
-        )
-        async with self.using_store() as store:
-            ended = await store.end_where(query, EndReason.REVOKED)
-        self.report_ended(ended)
-        self.counters[EventType.USER_REVOKED.value] += 1
-        self.background.event(
-            Event(type=EventType.USER_REVOKED, at=now, user_id=user_id, details={"ended": len(ended)})
-        )
-        return len(ended)
 
     # -- sweeping -----------------------------------------------------------------------------------------
 

@@ -8,21 +8,25 @@ from uuid import UUID
 
 import msgspec
 
-from sessiondb import commit, modify, proofs
+from sessiondb import commit, ending, impersonation, modify, proofs
 from sessiondb.clearing import clear_with_the_response
 from sessiondb.core import assurance, codec, token
 from sessiondb.core.errors import SessionEnded
+from sessiondb.core.policy import OnLimit, check_on_limit
 from sessiondb.core.record import (
     Auth,
     Client,
+    EndReason,
     Record,
     Risk,
     check_user_id,
     decode_client,
     decode_risk,
+    is_impersonated,
 )
 from sessiondb.core.reserved import comes_along
 from sessiondb.core.token import Sid
+from sessiondb.federation import IdP, links_of
 from sessiondb.session_dict import SessionDict
 from sessiondb.state import StagedLogin, StagedReauthentication, State
 
@@ -141,25 +145,36 @@ class Session(SessionDict):
         *,
         level: int | None = None,
         policy: str | None = None,
+        idp: IdP | None = None,
+        on_limit: OnLimit | None = None,
     ) -> Durably:
         """Sign in ``user_id`` (stored as text, at most 255 bytes) in a new session, and end the old one.
 
-        The anonymous session's data comes along (``keep``: only these keys); another user's never does. Signing
-        in as the same user keeps the session, with a new secret. ``methods`` as in RFC 8176; ``level`` (1 to 100) is
-        the assurance level that they reach, such as NIST's AAL. ``policy`` names one of ``SessionDB(policies=...)``,
-        or ``"normal"`` for the default one; without it ``policy_for`` decides. Awaited, it raises
-        ``LoginRefused`` when the limit or a revoke forbids it; otherwise the response is a 409.
-        Raises ``HeadersSent`` once the response has started, ``ConfigurationError`` for a policy that nobody knows,
-        ``SessionDataError`` for a user id, method or level that cannot be stored.
+        The anonymous session's data comes along (``keep``: only these keys); another user's never does. Signing in as
+        the same user keeps the session, with a new secret. ``methods`` as in RFC 8176; ``level`` (1 to 100) is the
+        assurance level that they reach, such as NIST's AAL. ``policy`` names one of ``SessionDB(policies=...)``, or
+        ``"normal"`` for the default one; without it ``policy_for`` decides. ``idp`` says where the user has signed
+        in, so that a logout there ends this session (``db.revoke_idp``). ``on_limit`` replaces the policy's this
+        once. Awaited, it raises ``LoginRefused`` when the limit, a lock or a revoke forbids it; otherwise the
+        response is a 409. Raises ``HeadersSent`` once the response has started, ``ConfigurationError`` for a policy
+        that nobody knows, ``SessionDataError`` for a user id, method or level that cannot be stored.
         """
         state = self._use()
         user = check_user_id(user_id)
         self._refuse_after_headers("log in")
         auth = Auth(methods=assurance.check_methods(methods), level=assurance.check_level(level))
         state.runtime.policies.called(policy)
+        if on_limit is not None:
+            check_on_limit("login", on_limit)
+        links = links_of(idp)
         record = state.record
-        if record is not None and record.user_id == user and state.staged != "logout":
-            state.staged = StagedReauthentication(remember, auth, policy)
+        if (
+            record is not None
+            and record.user_id == user
+            and state.staged != "logout"
+            and not is_impersonated(record.auth)  # that is somebody else's session, not the user's
+        ):
+            state.staged = StagedReauthentication(remember, auth, policy, links)
             return Durably(self)
         kept = None if keep is None else frozenset(keep)
         if self.user_id is not None:
@@ -177,7 +192,8 @@ class Session(SessionDict):
             state.forget()
         # The header would take the new cookie too.
         state.clear_site_data = None
-        state.staged = StagedLogin(user, token.mint(state.runtime.now()), remember, auth, kept, policy)
+        issued = token.mint(state.runtime.now())
+        state.staged = StagedLogin(user, issued, remember, auth, kept, policy, links, on_limit)
         state.written = True
         return Durably(self)
 
@@ -243,14 +259,53 @@ class Session(SessionDict):
         """
         await commit.save(self, self._use())
 
-    async def revoke_others(self) -> int:
-        """End all other sessions of this user; returns how many. Logins in flight elsewhere end too."""
+    async def revoke_others(self, *, reason: EndReason | str = EndReason.REVOKED) -> int:
+        """End all other sessions of this user, and give this one a new secret; returns how many were ended.
+
+        For a changed password: ``await session.revoke_others(reason="password_changed")``. Whoever else holds this
+        session's old token is shut out too, and so are logins in flight elsewhere. Raises ``HeadersSent`` once the
+        response has started: then ``db.revoke_all(user_id, keep=session.sid)`` ends the others alone. (OWASP ASVS
+        7.4.3.)
+        """
         state = self._use()
+        self._refuse_after_headers("give this session a new secret")
+        why = ending.given_reason(reason)
         await commit.save(self, state)
         record = state.record
         if record is None or record.user_id is None:
             raise SessionEnded("Nobody is logged in here, so there are no other sessions to revoke.")
-        return await state.runtime.revoke_all(record.user_id, keep=record.sid)
+        ended = await ending.revoke_all(state.runtime, record.user_id, why, keep=record.sid)
+        if not state.undelivered:
+            # Else this very request has made its secret, and nobody else can have it.
+            state.staged = "renew"
+            await commit.save(self, state)
+        return ended
+
+    async def impersonate(self, user_id: str | int | UUID) -> None:
+        """Become another user for a while: a new session of ``user_id``, with nothing of this one's data.
+
+        ``session.auth.impersonator`` is who it really is. This session is kept aside, alive, and opened by no token;
+        it is used whenever the other one is, ends with it, and takes it along when it ends itself. The other one is
+        listed among the user's, ends with ``db.revoke_all`` of that user, and takes no place in their limit. Whether
+        somebody may do this is for the app to say. Raises ``LoginRefused`` (reason ``"impersonation"``) for who
+        impersonates somebody already, or themselves, and otherwise as a login; ``SessionEnded`` where nobody is
+        logged in; and ``HeadersSent`` once the response has started. (OWASP ASVS 7.2.4.)
+        """
+        state = self._use()
+        user = check_user_id(user_id)
+        self._refuse_after_headers("impersonate a user")
+        await commit.save(self, state)
+        await impersonation.impersonate(self, state, user)
+
+    async def stop_impersonating(self) -> bool:
+        """End the impersonation and go back to the own session, its data and a new secret; whether there was one.
+
+        Raises ``SessionEnded`` if either session is over already, ``HeadersSent`` once the response has started.
+        """
+        state = self._use()
+        self._refuse_after_headers("go back to the own session")
+        await commit.save(self, state)
+        return await impersonation.stop(self, state)
 
 
 def new_session(state: State) -> Session:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from sessiondb.core import codec
+from sessiondb.core.policy import OnLimit
 from sessiondb.core.record import Auth, Record, encode_client
 from sessiondb.core.token import Token
 
@@ -31,6 +32,8 @@ class StagedLogin(msgspec.Struct, frozen=True):
     auth: Auth
     keep: frozenset[str] | None
     policy: str | None = None
+    links: tuple[bytes, ...] = ()
+    on_limit: OnLimit | None = None
 
 
 class StagedReauthentication(msgspec.Struct, frozen=True):
@@ -39,6 +42,7 @@ class StagedReauthentication(msgspec.Struct, frozen=True):
     remember: bool
     auth: Auth
     policy: str | None = None
+    links: tuple[bytes, ...] = ()
 
 
 class StagedStepUp(msgspec.Struct, frozen=True):
@@ -48,7 +52,8 @@ class StagedStepUp(msgspec.Struct, frozen=True):
     level: int | None
 
 
-Staged = StagedLogin | StagedReauthentication | StagedStepUp | Literal["rotate", "logout"] | None
+# "renew" is a rotation that leaves nothing of the old secret.
+Staged = StagedLogin | StagedReauthentication | StagedStepUp | Literal["rotate", "renew", "logout"] | None
 
 
 class View(Protocol):
@@ -105,10 +110,11 @@ class State:
     ``record`` is the living session as last seen, ``base`` the data of it that this request believes stored.
     ``stale`` says that others may have written since, so that compare-and-set must read again. ``noted`` says that
     this use of the session has been noted (touched, rotated when due). ``outgoing`` is what the response has to tell
-    the client: a token, or ``False`` to forget the one it has. ``via`` is the request header that carries the token, if
-    no cookie does; ``untold`` says that such a client is never told a token (and ``headers_sent`` is true from the start). ``encoded`` hands what ``is_settled`` has encoded to
-    ``delta``, if that is asked at once. ``promised`` is the token that the session will have if it is made, and
-    ``signs_in_at`` when a staged sign-in will be dated: something is bound to them already.
+    the client: a token, or ``False`` to forget the one it has. ``via`` is the request header that carries the token,
+    if no cookie does; ``untold`` says that such a client is never told a token (and ``headers_sent`` is true from the
+    start). ``encoded`` hands what ``is_settled`` has encoded to ``delta``, if that is asked at once. ``promised`` is
+    the token that the session will have if it is made, and ``parked`` is the own session of whoever has just begun to
+    impersonate a user. ``signs_in_at`` when a staged sign-in will be dated: something is bound to them already.
     """
 
     # Defaults of the class cost a request nothing; most requests change few of them.
@@ -127,6 +133,7 @@ class State:
     clear_site_data: bytes | None = None
     outgoing: Token | Literal[False] | None = None
     undelivered: bool = False
+    parked: Record | None = None
     promised: Token | None = None
     signs_in_at: int | None = None
     ended_reason: str | None = None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from starlette.exceptions import HTTPException
+
+if TYPE_CHECKING:
+    from sessiondb.core.record import SessionInfo
 
 WriteOutcome = Literal["not_applied", "unknown", "unconfirmed", "conflict"]
 
@@ -122,14 +126,24 @@ class TokenUntold(HeadersSent, HTTPException):
 class LoginRefused(SessionDBError, HTTPException):
     """The login may not have a session: HTTP 409 when the app does not handle it.
 
-    ``reason`` is ``"limit"`` (``Policy(per_user=..., on_limit="refuse")``) or ``"revoked"`` (all sessions of
-    the user were revoked after this login's request had begun).
+    ``reason`` is ``"limit"`` (``Policy(per_user=..., on_limit=...)``), ``"revoked"`` (all sessions of the user, or
+    those from the identity provider's session, were revoked after this login's request had begun), ``"locked"`` (the
+    user is: until the time ``until``, in microseconds UTC, or for good where that is ``None``) or ``"impersonation"``
+    (who impersonates a user cannot become another one).
+
+    With ``on_limit="ask"``, ``sessions`` are those of the user, newest first and without their data, as
+    ``SessionInfo``: end one of them with ``db.revoke(sid, user_id=...)`` and log in again, or log in with
+    ``on_limit="end_oldest"``.
     """
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(
+        self, message: str, *, reason: str, sessions: Sequence[SessionInfo] = (), until: int | None = None
+    ) -> None:
         HTTPException.__init__(self, status_code=409, detail="This login was refused.")
         Exception.__init__(self, message)
         self.reason = reason
+        self.sessions = tuple(sessions)
+        self.until = until
 
     def __str__(self) -> str:
         return str(self.args[0])

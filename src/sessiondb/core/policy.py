@@ -13,7 +13,7 @@ from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.record import EndReason, Record
 
 SECOND = 1_000_000
-OnLimit = Literal["end_oldest", "refuse"]
+OnLimit = Literal["end_oldest", "refuse", "ask"]
 
 
 class Lifetimes(msgspec.Struct, frozen=True, gc=False):
@@ -81,7 +81,8 @@ class Policy:
       cookie that outlives the browser, no longer life.
     * ``rotate_every`` (``None``): a new secret this often, sent with the next response.
     * ``per_user`` (``None``): how many living sessions a user may have.
-    * ``on_limit`` (``"end_oldest"``): what a login above it does: end the oldest, or be refused.
+    * ``on_limit`` (``"end_oldest"``): what a login above it does: end the oldest, or be refused (``"refuse"``), or be
+      refused with the list of the user's sessions, so that the user can say which to end (``"ask"``).
     * ``keep_ended`` (7 days): how long an ended session can still be listed.
     * ``step_up`` (1 hour): how long the level that ``session.step_up()`` has raised holds.
 
@@ -117,8 +118,7 @@ class Policy:
         per_user: object = self.per_user
         if per_user is not None and (not isinstance(per_user, int) or isinstance(per_user, bool) or per_user < 1):
             raise ConfigurationError(f"Policy: per_user is {per_user!r}; use 1 or more, or None for no limit.")
-        if self.on_limit not in ("end_oldest", "refuse"):
-            raise ConfigurationError(f"Policy: on_limit is {self.on_limit!r}; use 'end_oldest' or 'refuse'.")
+        check_on_limit("Policy", self.on_limit)
 
     @classmethod
     def nist_aal1(cls) -> Policy:
@@ -162,6 +162,12 @@ class Policy:
     def rotate_every_micros(self) -> int | None:
         """``rotate_every`` in microseconds."""
         return None if self.rotate_every is None else _micros("rotate_every", self.rotate_every)
+
+
+def check_on_limit(where: str, value: object) -> None:
+    """Raise ``ConfigurationError`` for what is no ``OnLimit``."""
+    if value not in ("end_oldest", "refuse", "ask"):
+        raise ConfigurationError(f"{where}: on_limit is {value!r:.100}; use 'end_oldest', 'refuse' or 'ask'.")
 
 
 def touch_interval(idle: int) -> int:

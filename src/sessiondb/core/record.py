@@ -31,7 +31,7 @@ class EndReason(enum.StrEnum):
     EXPIRED_ABSOLUTE = "expired_absolute"
     LIMIT = "limit"  # the user had too many sessions
     REFUSED = "refused"  # the login was refused after its session had been written
-    PASSWORD_CHANGED = "password_changed"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105  a reason
     LOCKED = "locked"  # the user was locked
     ADMIN = "admin"  # somebody who looks after the service has ended it
     IDP_LOGOUT = "idp_logout"  # the user has logged out at the identity provider
@@ -112,9 +112,10 @@ class StepUp:
 class Auth:
     """How the user proved who they are. ``methods`` as in RFC 8176 (``"pwd"``, ``"otp"``, ``"hwk"``, ...).
 
-    As people are shown it: the methods of the login and of the ``step_ups`` that still count, the highest ``level`` of
-    them, and when that was last proved (``level_at``, microseconds UTC). As stored: those of the login, and ``step_ups``.
-    ``impersonator`` is the user who has this session in the user's place, ``impersonator_sid`` their own session.
+    As people are shown it: the methods of the login and of the ``step_ups`` that still count, the highest ``level``
+    of them, and when that was last proved (``level_at``, microseconds UTC). As stored: those of the login, and
+    ``step_ups``. ``impersonator`` is the user who has this session in the user's place, ``impersonator_sid`` their
+    own session.
     """
 
     methods: tuple[str, ...] = ()

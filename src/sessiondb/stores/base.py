@@ -86,10 +86,10 @@ class Admission(msgspec.Struct, frozen=True):
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which sessions. ``live`` means neither ended nor past the deadline that ``caps`` gives at ``now``.
 
-    ``user_id`` is matched byte by byte. ``before`` pages: only sids that sort before it. ``keep`` spares one
-    sid. For ``end_where`` with a user, ``not_before`` is written first, so that logins in flight end too; the latest one
-    stays, with ``lift`` the earliest (a lock that lasts into the future is lifted so). ``link``
-    finds the sessions that were created or signed in with it. ``announce_at`` is as in ``End``.
+    ``user_id`` is matched byte by byte. ``before`` pages: only sids that sort before it. ``keep`` spares one sid. For
+    ``end_where`` with a user, ``not_before`` is written first, so that logins in flight end too; the latest one
+    stays, with ``lift`` the earliest (a lock that lasts into the future is lifted so). ``link`` finds the sessions
+    that were created or signed in with it. ``announce_at`` is as in ``End``.
     """
 
     now: int

@@ -86,6 +86,8 @@ class SessionResponse:
         state.staged = None
         if state.undelivered and not self.started and state.record is not None:
             state.runtime.end_later(state.record, EndReason.UNDELIVERED)
+            if state.parked is not None:
+                state.runtime.end_later(state.parked, EndReason.UNDELIVERED)
 
     async def answer(self, scope: Scope, receive: Receive, error: HTTPException) -> None:
         """Answer in the app's place, before anything was sent."""

@@ -1,0 +1,181 @@
+"""Ending sessions from outside them: one, a user's, those that have something in common, everybody's; and locks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from sessiondb.core.events import Event, EventType
+from sessiondb.core.record import EndReason
+from sessiondb.core.token import Sid
+from sessiondb.listing import Moment, Selection, moment, walk
+from sessiondb.runtime import Runtime
+from sessiondb.stores.base import Ended, Query
+
+LOCKED_FOR_GOOD = 253_370_764_800_000_000  # the year 9999
+
+# What only the library itself can know of an end.
+_NOT_GIVEN = frozenset(
+    {
+        EndReason.LOGIN,
+        EndReason.EXPIRED_IDLE,
+        EndReason.EXPIRED_ABSOLUTE,
+        EndReason.LIMIT,
+        EndReason.REFUSED,
+        EndReason.REUSE,
+        EndReason.UNDELIVERED,
+        EndReason.IMPERSONATION_ENDED,
+    }
+)
+
+
+def given_reason(reason: EndReason | str) -> EndReason:
+    """``reason`` as somebody may give it who ends a session. Raises ``ValueError``."""
+    known = sorted(one.value for one in EndReason if one not in _NOT_GIVEN)
+    if reason not in known:
+        raise ValueError(f"reason is {reason!r:.100}; use one of EndReason: {', '.join(known)}.")
+    return EndReason(reason)
+
+
+async def end_sids(runtime: Runtime, sids: Sequence[Sid], reason: EndReason, user_id: str | None = None) -> list[Ended]:
+    """End those of ``sids`` that are living, and, with ``user_id``, that user's. Raises ``StoreError``."""
+    now = runtime.now()
+    query = Query(now=now, caps=runtime.caps, sids=sids, user_id=user_id, purge_at=now + runtime.policies.keep_ended)
+    async with runtime.using_store() as store:
+        ended = await store.end_where(query, reason)
+    runtime.report_ended(ended)
+    return ended
+
+
+async def end_user(
+    runtime: Runtime,
+    user_id: str,
+    reason: EndReason = EndReason.REVOKED,
+    *,
+    keep: Sid | None = None,
+    not_before: int | None = None,
+) -> int:
+    """End every session of ``user_id`` but ``keep``, and their logins that began before ``not_before`` (now)."""
+    now = runtime.now()
+    query = Query(
+        now=now,
+        caps=runtime.caps,
+        user_id=user_id,
+        keep=keep,
+        not_before=now if not_before is None else not_before,
+        purge_at=now + runtime.policies.keep_ended,
+    )
+    async with runtime.using_store() as store:
+        ended = await store.end_where(query, reason)
+    runtime.report_ended(ended)
+    return len(ended)
+
+
+async def revoke_all(runtime: Runtime, user_id: str, reason: EndReason, keep: Sid | None = None) -> int:
+    """``end_user``, with its event."""
+    ended = await end_user(runtime, user_id, reason, keep=keep)
+    note(runtime, EventType.USER_REVOKED, user_id, reason, {"ended": ended})
+    return ended
+
+
+async def revoke_where(runtime: Runtime, selection: Selection, reason: EndReason, *, dry_run: bool = False) -> int:
+    """End the living sessions that are meant, page by page; how many. With ``dry_run`` they are only counted."""
+    count = 0
+    async for records in walk(runtime, selection):
+        if dry_run:
+            count += len(records)
+        elif records:
+            count += len(await end_sids(runtime, [record.sid for record in records], reason))
+    if not dry_run:
+        note(runtime, EventType.SESSIONS_REVOKED, selection.user_id, reason, {"ended": count})
+    return count
+
+
+async def revoke_everyone(runtime: Runtime, reason: EndReason, *, dry_run: bool = False) -> int:
+    """End every session that there is; how many.
+
+    A session that was being written while its page was read is found by the next pass.
+    """
+    await runtime.ready()  # its clock says what "now" is
+    selection = Selection(created_before=runtime.now() + 1)
+    ended, found = 0, -1
+    while found:
+        found = 0
+        async for records in walk(runtime, selection):
+            found += len(records)
+            if records and not dry_run:
+                ended += len(await end_sids(runtime, [record.sid for record in records], reason))
+        if dry_run:
+            return found
+    note(runtime, EventType.SESSIONS_REVOKED, None, reason, {"ended": ended, "everyone": 1})
+    return ended
+
+
+async def lock_user(runtime: Runtime, user_id: str, until: Moment | None, reason: EndReason) -> int:
+    """End all sessions of ``user_id`` and refuse every login that begins before ``until``; how many were living."""
+    await runtime.ready()  # its clock says what "now" is
+    not_before = LOCKED_FOR_GOOD if until is None else moment("until", until)
+    if not_before <= runtime.now():
+        raise ValueError("until is past already, so it would lock nobody; use a later time, or None for good.")
+    ended = await end_user(runtime, user_id, reason, not_before=not_before)
+    details: dict[str, str | int] = {"ended": ended}
+    if until is not None:
+        details["until"] = not_before
+    note(runtime, EventType.USER_LOCKED, user_id, reason, details)
+    return ended
+
+
+async def unlock_user(runtime: Runtime, user_id: str) -> None:
+    """Let ``user_id`` log in again, by requests that begin from now on."""
+    await runtime.ready()
+    now = runtime.now()
+    query = Query(now=now, caps=runtime.caps, user_id=user_id, sids=(), not_before=now, lift=True)
+    async with runtime.using_store() as store:
+        await store.end_where(query, EndReason.REVOKED)
+    note(runtime, EventType.USER_UNLOCKED, user_id, None, {})
+
+
+def link_name(link: bytes) -> str:
+    """The name (of ``Login.also``) whose ``not_before`` forbids logins with ``link``.
+
+    A million names at most, however many logouts there are: what is kept of them counts only for logins under way. Two
+    links of one name cost a login that began before somebody else's logout, in that second, another try.
+    """
+    return f"idp:{link.hex()[:5]}"
+
+
+async def end_links(runtime: Runtime, links: Sequence[bytes], reason: EndReason) -> int:
+    """End the sessions that were created with one of ``links``, and refuse the logins under way with them.
+
+    First all are forbidden: a login that does not know it yet has written a session that is found then.
+    """
+    await runtime.ready()
+    now = runtime.now()
+    purge_at = now + runtime.policies.keep_ended
+
+    async with runtime.using_store() as store:
+        await asyncio.gather(
+            *(
+                store.end_where(Query(now=now, caps=runtime.caps, user_id=name, sids=(), not_before=now), reason)
+                for name in map(link_name, links)
+            )
+        )
+        found = await asyncio.gather(
+            *(
+                store.end_where(Query(now=now, caps=runtime.caps, link=link, purge_at=purge_at), reason)
+                for link in links
+            )
+        )
+    ended = [one for part in found for one in part]
+    runtime.report_ended(ended)
+    return len(ended)
+
+
+def note(
+    runtime: Runtime, type_: EventType, user_id: str | None, reason: str | None, details: Mapping[str, str | int]
+) -> None:
+    """Count an event of now that no single session has, and queue it."""
+    runtime.counters[type_.value] += 1
+    runtime.background.event(
+        Event(type=type_, at=runtime.now(), user_id=user_id, reason=reason and str(reason), details=details)
+    )

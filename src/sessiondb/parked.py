@@ -1,0 +1,62 @@
+"""Sessions of people who impersonate a user, and their own sessions, which are kept aside meanwhile."""
+
+from __future__ import annotations
+
+from sessiondb.core.change import End, new_change_id
+from sessiondb.core.events import Event, EventType
+from sessiondb.core.record import EndReason, Record, decode_auth, is_impersonated
+from sessiondb.core.token import Sid
+from sessiondb.runtime import Runtime
+from sessiondb.state import State
+from sessiondb.writes import touch_when_due
+
+
+def own_sid(record: Record) -> Sid | None:
+    """The own session of whoever impersonates the user of ``record``; ``None`` where nobody does."""
+    return decode_auth(record.auth).impersonator_sid if is_impersonated(record.auth) else None
+
+
+async def goes_on(state: State, record: Record) -> bool:
+    """Whether the own session of whoever impersonates the user of ``record`` lives; else ``record`` ends too.
+
+    Called for such sessions alone. Whoever uses one uses the own one, which is touched with it. Raises ``StoreError``.
+    """
+    sid = own_sid(record)
+    if sid is None:
+        return True
+    runtime = state.runtime
+    own = runtime.loaded(await runtime.load_soon(sid))
+    now = runtime.now()
+    if own is not None and own.ended_at is None:
+        deadline = runtime.caps.deadline(own)
+        if deadline > now:
+            touch_when_due(state, own)
+            return True
+        runtime.end_later(own, runtime.caps.expiry_reason(own), at=deadline)
+    runtime.background.event(impersonation_event(state, EventType.IMPERSONATION_ENDED, record))
+    runtime.end_later(record, EndReason.IMPERSONATION_ENDED, ip=state.visitor.ip)
+    state.ended_reason = EndReason.IMPERSONATION_ENDED.value
+    return False
+
+
+def end_own_later(runtime: Runtime, record: Record, reason: str | None) -> None:
+    """The session ``record`` was found over: nobody can go back to the own session of whoever had it, so that ends too.
+
+    Not where somebody has just gone back to it.
+    """
+    sid = own_sid(record)
+    if sid is not None and reason != EndReason.IMPERSONATION_ENDED:
+        runtime.background.end(end_of_own(runtime, sid))
+
+
+def end_of_own(runtime: Runtime, sid: Sid) -> End:
+    """The change that ends the own session."""
+    now = runtime.now()
+    return End(sid, new_change_id(), EndReason.IMPERSONATION_ENDED, now, now + runtime.policies.keep_ended)
+
+
+def impersonation_event(state: State, type_: EventType, record: Record) -> Event:
+    """What has happened to the session ``record``, and who impersonates its user."""
+    auth = decode_auth(record.auth)
+    details = {"impersonator": auth.impersonator or "", "impersonator_sid": auth.impersonator_sid or ""}
+    return state.runtime.event(type_, record=record, ip=state.visitor.ip, details=details)
