@@ -145,6 +145,7 @@ class Watching:
     async def _check_batch(self, sids: Sequence[Sid], by_sid: dict[Sid, list[Watch]]) -> bool:
         """Whether it makes sense to ask for more."""
         runtime, going_on = self._runtime, True
+        runtime.counters["rechecks"] += len(sids)
         # All are asked for in one turn of the loop, which makes one batch of them.
         waiting = [asyncio.ensure_future(runtime.load_soon(sid)) for sid in sids]
         try:

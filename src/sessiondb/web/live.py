@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
@@ -16,8 +16,8 @@ from sessiondb.core.errors import SessionEnded
 from sessiondb.core.token import Sid
 from sessiondb.session import Session, state_of
 from sessiondb.state import State
-from sessiondb.watching import Watch
-from sessiondb.writes import ended_message
+from sessiondb.watching import UNKNOWN, Watch
+from sessiondb.writes import why_gone
 
 SESSION_ENDED = 4401
 TRY_AGAIN_LATER = 1013
@@ -83,8 +83,14 @@ class _Guard:
                 return
         elif state.record.sid != sid:
             return
-        self.ended, self.reason = True, reason
-        self._cut()
+        self.end(reason)
+
+    def end(self, reason: str | None) -> None:
+        """The session has ended."""
+        self._leave()
+        if not self.ended:
+            self.ended, self.reason = True, reason
+            self._cut()
 
 
 class LiveSocket:
@@ -107,10 +113,13 @@ class LiveSocket:
         self._closing: asyncio.Task[None] | None = None
         self._guard.follow()
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether the connection was ended from here."""
-        return self._closing is not None
+    def ends(self, error: BaseException) -> bool:
+        """Whether ``error``, with which the app has failed, is nothing but the end of the connection."""
+        if isinstance(error, SessionEnded) and self._accepted:
+            # What a request would be answered 401.
+            self._guard.end(error.reason or UNKNOWN)
+            return self._closing is not None
+        return self._closing is not None and _is_disconnect(error)
 
     async def receive(self) -> Message:
         """The app's ``receive``. Interrupted as ``asyncio.timeout`` would: no task and no future per message."""
@@ -136,10 +145,13 @@ class LiveSocket:
 
     async def send(self, message: Message) -> None:
         """The app's ``send``."""
+        kind = message["type"]
+        if self._accepted and kind == "websocket.http.response.start" and self._state.ended_reason is not None:
+            # Starlette answers an exception with a response, also where it is too late for one.
+            self._guard.end(self._state.ended_reason)
         self._look()
         if self._closing is not None:
             raise ConnectionEnded("The WebSocket was closed, because its session has ended.")
-        kind = message["type"]
         if kind == "websocket.accept" and self._guard.ended and self._state.handed_out:
             # It ended during the handshake: what the app sends from now on goes nowhere, and it receives a disconnect.
             self._close(self._deny())
@@ -184,7 +196,7 @@ class LiveSocket:
         reason = self._guard.reason
         with contextlib.suppress(Exception):
             await refuse(
-                self._scope, self._receive, self._send, SessionEnded(ended_message(reason or "unknown"), reason=reason)
+                self._scope, self._receive, self._send, SessionEnded(why_gone(reason or UNKNOWN), reason=reason)
             )
 
     @property
@@ -214,10 +226,9 @@ class LiveStream:
         # Since the load, which may be long ago, it may have ended unseen.
         self._guard.follow(unsure=True)
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether the stream was ended from here."""
-        return self._guard.ended
+    def ends(self, error: BaseException) -> bool:
+        """As ``LiveSocket``."""
+        return self._guard.ended and _is_disconnect(error)
 
     async def send(self, message: Message) -> None:
         """What is sent after the end is dropped, as a server does when the client has gone."""
@@ -263,8 +274,8 @@ class LiveStream:
 Live = LiveSocket | LiveStream
 
 
-def is_disconnect(error: BaseException) -> TypeGuard[Exception]:
+def _is_disconnect(error: BaseException) -> bool:
     """Whether ``error`` is how an app says that its connection is gone."""
     if isinstance(error, BaseExceptionGroup):
-        return all(is_disconnect(one) for one in error.exceptions)
+        return all(_is_disconnect(one) for one in error.exceptions)
     return isinstance(error, (ConnectionEnded, ClientDisconnect, WebSocketDisconnect))

@@ -27,7 +27,7 @@ from sessiondb.session import Session, new_session
 from sessiondb.state import State, Visitor
 from sessiondb.web.cookie import Cookie
 from sessiondb.web.csrf import SAFE_METHODS, CrossOrigin
-from sessiondb.web.live import LiveSocket, is_disconnect
+from sessiondb.web.live import LiveSocket
 from sessiondb.web.paths import matches_path, path_of, paths
 from sessiondb.web.response import SessionResponse, refuse
 from sessiondb.web.transports import Face, HeaderWay, header_ways, present
@@ -156,7 +156,7 @@ class SessionMiddleware:
                 await self.app(scope, receive, response)
             await response.finish()
         except BaseException as error:
-            if response.live is not None and response.live.is_cut and is_disconnect(error):
+            if response.live is not None and response.live.ends(error):
                 await response.finish()
                 return
             response.abandon()
