@@ -17,7 +17,6 @@ from sessiondb.core.token import Sid
 from sessiondb.session import Session, state_of
 from sessiondb.state import State
 from sessiondb.watching import UNKNOWN, Watch
-from sessiondb.writes import why_gone
 
 SESSION_ENDED = 4401
 TRY_AGAIN_LATER = 1013
@@ -195,9 +194,8 @@ class LiveSocket:
 
         reason = self._guard.reason
         with contextlib.suppress(Exception):
-            await refuse(
-                self._scope, self._receive, self._send, SessionEnded(why_gone(reason or UNKNOWN), reason=reason)
-            )
+            error = SessionEnded("The session has ended during the handshake of its WebSocket.", reason=reason)
+            await refuse(self._scope, self._receive, self._send, error)
 
     @property
     def _code(self) -> int:
