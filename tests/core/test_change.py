@@ -104,6 +104,17 @@ def test_touches_merge_to_the_latest_with_the_newest_known_client(touches: list[
     assert in_time_order.client == (known[-1] if known else None)
 
 
+def test_merged_sign_ins_keep_the_links_of_both() -> None:
+    one = record()
+    a, b, c = (bytes([number]) * 16 for number in range(3))
+    first = SignIn(NOW, b"{}", DAY, DAY, "normal", (a, b))
+    second = SignIn(NOW + 1, b"{}", 2 * DAY, 2 * DAY, "remembered", (b, c))
+    merged = merge(update(one, sign_in=first), update(one, sign_in=second)).sign_in
+    assert merged == msgspec.structs.replace(second, links=(a, b, c))
+    for changes in ((update(one, sign_in=first), update(one)), (update(one), update(one, sign_in=first))):
+        assert merge(*changes).sign_in == first
+
+
 def test_guarded_changes_and_other_sessions_are_never_merged() -> None:
     one, other = record(), record()
     plain = update(one, put={"a": b"1"})

@@ -156,10 +156,18 @@ def merge(first: Update, second: Update) -> Update:
         put=put,
         remove=remove,
         touch=merge_touches(first.touch, second.touch),
-        sign_in=second.sign_in or first.sign_in,
+        sign_in=_merge_sign_ins(first.sign_in, second.sign_in),
         seen=None,
         whole=b"",
     )
+
+
+def _merge_sign_ins(first: SignIn | None, second: SignIn | None) -> SignIn | None:
+    """The second of two, with the links of both."""
+    if first is None or second is None:
+        return first or second
+    links = first.links + tuple(link for link in second.links if link not in first.links)
+    return msgspec.structs.replace(second, links=links)
 
 
 def merge_touches(first: Touch | None, second: Touch | None) -> Touch | None:
