@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
+from forms import with_forms
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp
 from surface_app import around
@@ -219,6 +220,11 @@ def surfaces(settings: dict[str, Any]) -> ASGIApp:
     return around(shop(settings))
 
 
+def forms(settings: dict[str, Any]) -> FastAPI:
+    """The shop, and pages with forms."""
+    return with_forms(shop(settings))
+
+
 def main() -> None:
     """Serve until told to stop."""
     import uvicorn
@@ -230,7 +236,12 @@ def main() -> None:
     if "umask" in settings:
         os.umask(settings["umask"])
     listener = socket.socket(fileno=int(descriptor))
-    apps: dict[str, Callable[[dict[str, Any]], ASGIApp]] = {"shop": shop, "outside": outside, "surfaces": surfaces}
+    apps: dict[str, Callable[[dict[str, Any]], ASGIApp]] = {
+        "shop": shop,
+        "outside": outside,
+        "surfaces": surfaces,
+        "forms": forms,
+    }
     app = apps[name](settings)
     config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=5, **settings.get("uvicorn", {}))
     uvicorn.Server(config).run(sockets=[listener])
