@@ -51,7 +51,7 @@ async def test_a_server_with_its_defaults_loses_nothing(url: str) -> None:
     assert problems(report) == []
     assert report.database.startswith(("MariaDB ", "MySQL "))
     assert [one.survives for one in report.durability] == [True, True, True]
-    assert finding(report, "indexes").found == "all 4 there"
+    assert finding(report, "indexes").found == "all 6 there"
 
 
 async def test_a_database_without_tables_stays_without(server: MariaDB, prefix: str, connection: Connection) -> None:
@@ -139,6 +139,12 @@ async def test_the_statement_that_mends_a_missing_index_does(url: str, prefix: s
     await connection.run([f"DROP INDEX {prefix}events_sid ON {prefix}events"])
     await connection.run([finding(await examine(url), "index").mend.rstrip(";")])
     assert finding(await examine(url), "indexes").level == "ok"
+
+
+async def test_the_statement_that_mends_a_missing_column_does(url: str, prefix: str, connection: Connection) -> None:
+    await connection.run([f"ALTER TABLE {prefix}sessions DROP COLUMN purge_at"])
+    await connection.run([finding(await examine(url), "column").mend.rstrip(";")])
+    assert finding(await examine(url), "columns").level == "ok"
 
 
 def test_a_proxy_that_undoes_the_isolation_of_the_session_is_a_problem() -> None:

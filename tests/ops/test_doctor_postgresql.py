@@ -72,7 +72,7 @@ async def test_a_server_with_its_defaults_loses_nothing(url: str) -> None:
     assert problems(report) == []
     assert report.database.startswith("PostgreSQL ")
     assert [one.survives for one in report.durability] == [True, True, True]
-    assert finding(report, "indexes").found == "all 4 there"
+    assert finding(report, "indexes").found == "all 6 there"
     assert finding(report, "clock").level == "ok"
 
 
@@ -146,6 +146,13 @@ async def test_the_statement_that_mends_a_missing_index_does(server: PostgreSQL,
         await connection.execute(f"DROP INDEX {prefix}sessions_user")
         await connection.execute(finding(await examine(url), "index").mend)
     assert finding(await examine(url), "indexes").level == "ok"
+
+
+async def test_the_statement_that_mends_a_missing_column_does(server: PostgreSQL, url: str, prefix: str) -> None:
+    async with connected(server) as connection:
+        await connection.execute(f"ALTER TABLE {prefix}sessions DROP COLUMN purge_at")
+        await connection.execute(finding(await examine(url), "column").mend)
+    assert finding(await examine(url), "columns").level == "ok"
 
 
 async def test_touches_that_write_every_index_are_found(server: PostgreSQL, url: str, prefix: str) -> None:

@@ -30,7 +30,7 @@ async def test_a_file_that_the_store_has_made_has_no_problem(path: Path) -> None
     wrong = [one for one in report.findings if one.level != "ok" and one.check not in ("file system", "free space")]
     assert wrong == []
     assert finding(report, "file mode").found == "0600"
-    assert finding(report, "indexes").found == "all 4 there"
+    assert finding(report, "indexes").found == "all 6 there"
 
 
 async def test_a_database_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
@@ -83,6 +83,12 @@ async def test_the_statement_that_mends_a_missing_index_does(path: Path) -> None
     execute("DROP INDEX sessiondb_events_sid")(path)
     execute(finding(await examine(f"sqlite:///{path}"), "index").mend)(path)
     assert finding(await examine(f"sqlite:///{path}"), "indexes").level == "ok"
+
+
+async def test_the_statement_that_mends_a_missing_column_does(path: Path) -> None:
+    execute("ALTER TABLE sessiondb_sessions DROP COLUMN purge_at")(path)
+    execute(finding(await examine(f"sqlite:///{path}"), "column").mend)(path)
+    assert finding(await examine(f"sqlite:///{path}"), "columns").level == "ok"
 
 
 async def test_a_file_that_is_none_of_sqlite_is_a_problem(tmp_path: Path) -> None:

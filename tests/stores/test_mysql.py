@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -88,6 +89,30 @@ async def test_a_newer_schema_stops_the_start(url: str, sql: Connection, kit: Ki
         await SessionDB(url).open()
 
 
+async def test_a_table_without_a_column_stops_the_start(url: str, sql: Connection) -> None:
+    """What is to be run is in the message, and helps."""
+    async with SessionDB(url):
+        pass
+    table = f"{prefix_of(url)}sessions"
+    await sql.run([f"ALTER TABLE {table} DROP COLUMN purge_at"])
+    repair = f"ALTER TABLE {table} ADD COLUMN purge_at BIGINT;"
+    with pytest.raises(ConfigurationError, match=re.escape(f"{table}.purge_at is missing. Run: {repair}")):
+        await SessionDB(url).open()
+    await sql.run([repair])
+    async with SessionDB(url) as db:
+        await db.create("ann")
+        assert await db.revoke_all("ann") == 1
+
+
+async def test_a_table_that_is_missing_is_made(url: str, sql: Connection) -> None:
+    async with SessionDB(url):
+        pass
+    await sql.run([f"DROP TABLE {prefix_of(url)}links"])
+    async with SessionDB(url):
+        [found] = await sql.run([f"SELECT count(*) FROM {prefix_of(url)}links"])
+        assert found.rows == ((0,),)
+
+
 async def test_tables_may_be_made_by_hand_for_a_user_who_may_not(url: str, sql: Connection) -> None:
     prefix = prefix_of(url)
     user = f"{prefix}app"
@@ -99,7 +124,7 @@ async def test_tables_may_be_made_by_hand_for_a_user_who_may_not(url: str, sql: 
         for statement in schema_sql(prefix).split(";\n"):
             if statement.strip():
                 await sql.run([statement])
-        for name in ("sessions", "users", "events", "meta"):
+        for name in ("sessions", "links", "users", "events", "meta"):
             await sql.run([f"GRANT SELECT, INSERT, UPDATE, DELETE ON {prefix}{name} TO {user}@'127.0.0.1'"])
         async with SessionDB(mine) as db:
             await db.create("ann", {"a": 1})

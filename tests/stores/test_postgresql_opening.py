@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -101,6 +102,29 @@ async def test_a_newer_schema_stops_the_start(url: str, sql: Any) -> None:
         await SessionDB(url).open()
 
 
+async def test_a_table_without_a_column_stops_the_start(url: str, sql: Any) -> None:
+    """What is to be run is in the message, and helps."""
+    async with SessionDB(url):
+        pass
+    table = f"{prefix_of(url)}sessions"
+    await sql.execute(f"ALTER TABLE {table} DROP COLUMN purge_at")
+    repair = f"ALTER TABLE {table} ADD COLUMN purge_at bigint;"
+    with pytest.raises(ConfigurationError, match=re.escape(f"{table}.purge_at is missing. Run: {repair}")):
+        await SessionDB(url).open()
+    await sql.execute(repair)
+    async with SessionDB(url) as db:
+        await db.create("ann")
+        assert await db.revoke_all("ann") == 1
+
+
+async def test_a_table_that_is_missing_is_made(url: str, sql: Any) -> None:
+    async with SessionDB(url):
+        pass
+    await sql.execute(f"DROP TABLE {prefix_of(url)}links")
+    async with SessionDB(url):
+        assert await sql.fetchval(f"SELECT count(*) FROM {prefix_of(url)}links") == 0
+
+
 async def test_tables_may_be_made_by_hand_for_a_role_that_may_not(url: str, sql: Any) -> None:
     """With the printed DDL and a role that may only read and write rows."""
     prefix, role = prefix_of(url), f"{prefix_of(url)}app"
@@ -112,7 +136,7 @@ async def test_tables_may_be_made_by_hand_for_a_role_that_may_not(url: str, sql:
     await sql.execute(
         "".join(
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON {prefix}{name} TO {role};"
-            for name in ("sessions", "users", "events", "meta")
+            for name in ("sessions", "links", "users", "events", "meta")
         )
     )
     async with SessionDB(mine) as db:

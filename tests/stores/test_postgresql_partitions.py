@@ -210,7 +210,7 @@ async def test_a_role_that_does_not_own_the_table(
     await sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
     grant = "; ".join(
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {prefix}{name} TO {role}"
-        for name in ("sessions", "users", "events", "meta")
+        for name in ("sessions", "links", "users", "events", "meta")
     )
     await sql.execute(grant)
     try:

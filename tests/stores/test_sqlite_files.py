@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -200,6 +200,25 @@ async def test_two_prefixes_in_one_file_do_not_meet_and_other_tables_are_left_al
     connection.close()
 
 
+async def test_a_table_without_a_column_stops_the_start(tmp_path: Path) -> None:
+    """What is to be run is in the message, and helps."""
+    database = tmp_path / "x.db"
+    async with opened(database):
+        pass
+    repair = "ALTER TABLE sessiondb_sessions ADD COLUMN purge_at INTEGER;"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("ALTER TABLE sessiondb_sessions DROP COLUMN purge_at")
+    told = re.escape(f"sessiondb_sessions.purge_at is missing. Run: {repair}")
+    with pytest.raises(ConfigurationError, match=told):
+        await SQLiteStore(database).open()
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(repair)
+    async with opened(database) as (store, build):
+        record = build.record("ann")
+        await store.apply([build.create(record)])
+        assert await store.apply([build.end(record)]) == [Applied(2)]
+
+
 # -- swapped under way ----------------------------------------------------------------------------------------
 
 
@@ -240,7 +259,7 @@ async def test_a_backup_that_was_put_in_its_place_is_used(tmp_path: Path) -> Non
         assert await store.load([record.sid]) == [record]
 
 
-@pytest.mark.parametrize("lost", ["sessions", "users", "events", "meta"])
+@pytest.mark.parametrize("lost", ["sessions", "links", "users", "events", "meta"])
 async def test_a_lost_table_is_told_and_made_anew(tmp_path: Path, lost: str) -> None:
     database = tmp_path / "x.db"
     async with opened(database) as (store, build):
@@ -251,7 +270,7 @@ async def test_a_lost_table_is_told_and_made_anew(tmp_path: Path, lost: str) -> 
         connection.close()
 
         async def use() -> None:
-            await store.apply([build.create(build.record("ann"))], [build.event()])
+            await store.apply([build.create(build.record("ann"), [bytes(16)])], [build.event()])
             await store.admit(build.login(build.record("ann")))
             await store.sweep(build.cutoffs(worker="me"), 10)
 

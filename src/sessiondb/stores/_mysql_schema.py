@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.stores._columns import check_columns
 from sessiondb.stores._mysql_connection import Connection, text
 
 SCHEMA_VERSION = 1
@@ -84,10 +86,11 @@ def schema_sql(prefix: str = "sessiondb_") -> str:
 async def prepare(connection: Connection, prefix: str) -> None:
     """Make what is missing of the tables, and check their version. One flight if nothing is to do.
 
-    Raises ``ConfigurationError`` for an old server or a newer schema.
+    Raises ``ConfigurationError`` for an old server, a newer schema, or where a table lacks a column.
     """
     check_server(connection.server)
-    if not await _is_complete(connection, prefix):
+    present = await columns_in(connection, [f"{prefix}{name}" for name in _NAMES])
+    if len(present) < len(_NAMES):
         # Statement by statement: DDL commits by itself, and two workers may do this at once.
         for statement in schema_sql(prefix).split(";\n"):
             if statement.strip():
@@ -99,14 +102,21 @@ async def prepare(connection: Connection, prefix: str) -> None:
             f"The tables {prefix}* have schema version {version}, and this sessiondb knows version {SCHEMA_VERSION}. "
             "Install the sessiondb that made them, or name another database or ?prefix=."
         )
+    check_columns(schema_sql(prefix), present)
 
 
-async def _is_complete(connection: Connection, prefix: str) -> bool:
-    names = ", ".join(text(f"{prefix}{name}") for name in _NAMES)
-    [found] = await connection.run(
-        [f"SELECT count(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN ({names})"]
+async def columns_in(connection: Connection, tables: Sequence[str]) -> dict[str, set[str]]:
+    """The columns of those of ``tables`` that are there."""
+    [answer] = await connection.run(
+        [
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = DATABASE() "
+            f"AND table_name IN ({', '.join(map(text, tables))})"
+        ]
     )
-    return bool(found.rows[0][0] == len(_NAMES))
+    found: dict[str, set[str]] = {}
+    for table, column in answer.rows:
+        found.setdefault(table.decode(), set()).add(column.decode())
+    return found
 
 
 def check_server(said: str) -> None:

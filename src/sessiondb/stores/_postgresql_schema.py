@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.stores._columns import check_columns
 from sessiondb.stores._postgresql_partitions import REST, check_partitioned
 
 SCHEMA_VERSION = 1
@@ -95,16 +97,19 @@ def schema_sql(prefix: str = "sessiondb_", *, partitions: bool = False) -> str:
 async def prepare(connection: Any, prefix: str, *, partitions: bool = False) -> None:
     """Make what is missing of the tables, and check their version. Three flights if nothing is to do.
 
-    Raises ``ConfigurationError`` for an old server, a newer schema, or a table that should have partitions.
+    Raises ``ConfigurationError`` for an old server, a newer schema, a table that lacks a column, or one that should
+    have partitions.
     """
     check_server(connection)
-    if not await _is_complete(connection, prefix):
+    present = await columns_in(connection, [f"{prefix}{name}" for name in _NAMES])
+    if len(present) < len(_NAMES):
         async with connection.transaction():
             # Two workers start at once, and CREATE TABLE IF NOT EXISTS is no match for that.
             await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
             await _check_version(connection, prefix)
             await connection.execute(schema_sql(prefix, partitions=partitions))
     await _check_version(connection, prefix)
+    check_columns(schema_sql(prefix), present)
     if partitions:
         await check_partitioned(connection, f"{prefix}sessions")
 
@@ -118,12 +123,15 @@ def check_server(connection: Any) -> None:
         )
 
 
-async def _is_complete(connection: Any, prefix: str) -> bool:
-    names = [f"{prefix}{name}" for name in _NAMES]
-    found = await connection.fetchval(
-        "SELECT count(*) FROM unnest($1::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NOT NULL", names
+async def columns_in(connection: Any, names: Sequence[str]) -> dict[str, list[str]]:
+    """The columns of those tables and indexes of ``names`` that are there."""
+    found = await connection.fetch(
+        "SELECT name, ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = id AND attnum > 0 "
+        "AND NOT attisdropped) FROM unnest($1::text[]) AS name, to_regclass(quote_ident(name)) AS id "
+        "WHERE id IS NOT NULL",
+        names,
     )
-    return bool(found == len(names))
+    return dict(found)
 
 
 async def _check_version(connection: Any, prefix: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
+from collections.abc import Sequence
 
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.stores._columns import check_columns, columns_of
 
 SCHEMA_VERSION = 1
 _WAL_TRIES = 200
@@ -87,15 +89,21 @@ _NAMES = re.findall(r"IF NOT EXISTS {p}(\w+)", _DDL)
 
 
 def prepare(connection: sqlite3.Connection, prefix: str) -> None:
-    """Switch the file to WAL, and make or check the tables. Raises ``ConfigurationError`` for a newer schema."""
+    """Switch the file to WAL, and make or check the tables.
+
+    Raises ``ConfigurationError`` for a newer schema, or where a table lacks a column.
+    """
     _switch_to_wal(connection)
     _check_version(connection, prefix)
+    ddl = schema_sql(prefix)
+    present = columns_in(connection, list(columns_of(ddl)))
+    check_columns(ddl, present)
     if _is_complete(connection, prefix):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Statement by statement: executescript would commit first.
-        for statement in schema_sql(prefix).split(";\n"):
+        for statement in ddl.split(";\n"):
             if statement.strip():
                 connection.execute(statement)
         connection.execute("COMMIT")
@@ -104,6 +112,18 @@ def prepare(connection: sqlite3.Connection, prefix: str) -> None:
             connection.execute("ROLLBACK")
         raise
     _check_version(connection, prefix)
+
+
+def columns_in(connection: sqlite3.Connection, tables: Sequence[str]) -> dict[str, set[str]]:
+    """The columns of those of ``tables`` that are there."""
+    found: dict[str, set[str]] = {}
+    marks = ",".join("?" * len(tables))
+    for table, column in connection.execute(
+        f"SELECT m.name, c.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c WHERE m.name IN ({marks})",
+        tables,
+    ):
+        found.setdefault(table, set()).add(column)
+    return found
 
 
 def _is_complete(connection: sqlite3.Connection, prefix: str) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from sessiondb.ops.doctor.report import APP_ENDS, POWER_CUT, SERVER_KILLED, Report, check_schema, measure_clock
-from sessiondb.ops.doctor.schema import check_indexes, check_tables, tables_and_indexes
+from sessiondb.ops.doctor.schema import check_columns, check_indexes, check_tables, tables_and_indexes
 from sessiondb.stores._mysql_connection import Connection, connect, text
 from sessiondb.stores._mysql_errors import translated
 from sessiondb.stores._mysql_rows import NOW
-from sessiondb.stores._mysql_schema import SCHEMA_VERSION, check_server, schema_sql
+from sessiondb.stores._mysql_schema import SCHEMA_VERSION, check_server, columns_in, schema_sql
 from sessiondb.stores._mysql_url import parse
 
 _VARIABLES = (
@@ -160,7 +160,8 @@ def check_isolation(report: Report, values: dict[str, str], here: set[str]) -> N
 
 
 async def _check_schema(report: Report, connection: Connection, prefix: str) -> None:
-    tables, indexes = tables_and_indexes(schema_sql(prefix))
+    ddl = schema_sql(prefix)
+    tables, indexes = tables_and_indexes(ddl)
     ours = f"table_schema = DATABASE() AND table_name IN ({', '.join(text(name) for name in tables)})"
     engines, keys, columns = await connection.run(
         [
@@ -177,6 +178,7 @@ async def _check_schema(report: Report, connection: Connection, prefix: str) -> 
     if not check_schema(report, version, SCHEMA_VERSION):
         return
     check_tables(report, tables, present)
+    check_columns(report, ddl, await columns_in(connection, tables))
     check_indexes(report, indexes, {name.decode() for (name,) in keys.rows})
     for name, engine in present.items():
         if engine.lower() != "innodb":

@@ -14,10 +14,10 @@ from sessiondb.ops.doctor.report import (
     check_schema,
     measure_clock,
 )
-from sessiondb.ops.doctor.schema import check_indexes, check_tables, tables_and_indexes
+from sessiondb.ops.doctor.schema import check_columns, check_indexes, check_tables, tables_and_indexes
 from sessiondb.stores._postgresql_errors import translated
 from sessiondb.stores._postgresql_rows import NOW
-from sessiondb.stores._postgresql_schema import SCHEMA_VERSION, check_server, schema_sql
+from sessiondb.stores._postgresql_schema import SCHEMA_VERSION, check_server, columns_in, schema_sql
 from sessiondb.stores._postgresql_url import Settings, parse
 
 _SETTINGS = (
@@ -168,7 +168,8 @@ async def _check_role(report: Report, connection: Any, values: dict[str, str]) -
 
 async def _check_schema(report: Report, connection: Any, settings: Settings) -> None:
     prefix = settings.prefix
-    tables, indexes = tables_and_indexes(schema_sql(prefix, partitions=settings.partitions))
+    ddl = schema_sql(prefix, partitions=settings.partitions)
+    tables, indexes = tables_and_indexes(ddl)
     # What is found by these names is what the store finds: by the search path.
     found = await connection.fetch(
         "SELECT name, c.relkind = 'r' AS plain, c.reloptions, i.indisvalid FROM unnest($1::text[]) AS name "
@@ -182,6 +183,7 @@ async def _check_schema(report: Report, connection: Any, settings: Settings) -> 
     if not check_schema(report, version, SCHEMA_VERSION):
         return
     check_tables(report, tables, present)
+    check_columns(report, ddl, await columns_in(connection, tables))
     if not settings.partitions:  # of a table in partitions, PostgreSQL makes no index concurrently
         indexes = {name: made.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY") for name, made in indexes.items()}
     check_indexes(report, indexes, present)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from sessiondb.ops.doctor.report import Report
+from sessiondb.stores._columns import repairs
 
 _MADE = re.compile(r"CREATE (TABLE|INDEX) IF NOT EXISTS (\w+)(.*?);\n", re.DOTALL)
 _KEY = re.compile(r"^ *KEY (\w+) (\(.+?\))", re.MULTILINE)
@@ -38,6 +39,15 @@ def check_tables(report: Report, tables: Collection[str], present: Collection[st
         )
     else:
         report.ok("tables", f"all {len(tables)} there")
+
+
+def check_columns(report: Report, ddl: str, present: Mapping[str, Collection[str]]) -> None:
+    """Add the columns that are missing in tables that are there (``present``: by table, its columns)."""
+    missing = repairs(ddl, present)
+    for name, statement in missing.items():
+        report.add("problem", "column", f"{name} is missing", "The app does not start on these tables.", statement)
+    if not missing:
+        report.ok("columns", "all there")
 
 
 def check_indexes(report: Report, indexes: dict[str, str], present: Collection[str]) -> None:

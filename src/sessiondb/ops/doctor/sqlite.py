@@ -12,9 +12,9 @@ from typing import Any
 
 from sessiondb.core.errors import StoreUnavailable
 from sessiondb.ops.doctor.report import APP_ENDS, POWER_CUT, Report, check_schema
-from sessiondb.ops.doctor.schema import check_indexes, check_tables, tables_and_indexes
+from sessiondb.ops.doctor.schema import check_columns, check_indexes, check_tables, tables_and_indexes
 from sessiondb.stores._sqlite_errors import unavailable
-from sessiondb.stores._sqlite_schema import SCHEMA_VERSION, schema_sql
+from sessiondb.stores._sqlite_schema import SCHEMA_VERSION, columns_in, schema_sql
 from sessiondb.stores.sqlite import SQLiteStore, sqlite_from_url
 
 _MIB = 1 << 20
@@ -175,8 +175,10 @@ def _check_file(report: Report, store: SQLiteStore) -> None:
         if f"{store.prefix}meta" in names:
             version = one(f"SELECT value FROM {store.prefix}meta WHERE key = 'schema_version'")
         if check_schema(report, version, SCHEMA_VERSION):
-            tables, indexes = tables_and_indexes(schema_sql(store.prefix))
+            ddl = schema_sql(store.prefix)
+            tables, indexes = tables_and_indexes(ddl)
             check_tables(report, tables, names)
+            check_columns(report, ddl, columns_in(connection, tables))
             check_indexes(report, indexes, names)
     finally:
         connection.close()
