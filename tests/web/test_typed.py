@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import enum
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ import msgspec
 import pydantic
 import pytest
 from fastapi import Depends, FastAPI
-from pages import app_on, browser
+from typed_shop import Shop, WatchedStore, setting
 
 from sessiondb import (
     ConfigurationError,
@@ -25,10 +25,7 @@ from sessiondb import (
     SessionOf,
     session_of,
 )
-from sessiondb.core import codec
-from sessiondb.core.change import Create, Update
 from sessiondb.core.token import parse
-from sessiondb.stores.memory import MemoryStore
 from sessiondb.testing import login
 
 
@@ -80,67 +77,6 @@ CARTS = [
     (DataclassCart, DataclassLine),
     (CheckedCart, PydanticLine),
 ]
-Action = Callable[[Any], Any]
-
-
-class WatchedStore(MemoryStore):
-    def __init__(self) -> None:
-        super().__init__()
-        self.changes: list[Any] = []
-
-    async def apply(self, changes: Any, events: Any = ()) -> Any:
-        self.changes.extend(changes)
-        return await super().apply(changes, events)
-
-    def written(self) -> list[Any]:
-        """Each change as what it set, and what it removed if anything; forgotten once read."""
-        changes, self.changes = self.changes, []
-        return [_written(change) for change in changes if isinstance(change, (Create, Update))]
-
-
-def _written(change: Create | Update) -> Any:
-    if isinstance(change, Create):
-        return codec.decode_data(change.record.data)
-    put = {key: codec.decode_value(value) for key, value in change.put.items()}
-    return (put, sorted(change.remove)) if change.remove else put
-
-
-class Shop:
-    """A browser whose next request runs ``action`` on the typed session of ``model``."""
-
-    def __init__(self, db: SessionDB, store: WatchedStore) -> None:
-        self.db = db
-        self.store = store
-        self.app = app_on(db)
-        self.http = browser(self.app)
-        self.models: dict[type, str] = {}
-        self.action: Action | None = None
-
-    async def do(self, model: type, action: Action) -> Any:
-        self.action = action
-        answer = await self.http.post(self._path(model))
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    async def raw(self) -> dict[str, Any]:
-        data: dict[str, Any] = (await self.http.get("/raw")).json()
-        return data
-
-    def _path(self, model: type) -> str:
-        if model not in self.models:
-            path = self.models[model] = f"/{len(self.models)}"
-            self.app.post(path)(self._endpoint(model))
-        return self.models[model]
-
-    def _endpoint(self, model: type) -> Callable[..., Awaitable[Any]]:
-        dependency = Depends(session_of(model))
-
-        async def endpoint(typed: Any = dependency) -> Any:
-            assert self.action is not None
-            result = self.action(typed)
-            return await result if hasattr(result, "__await__") else result
-
-        return endpoint
 
 
 @pytest.fixture
@@ -154,16 +90,6 @@ async def shop(store: WatchedStore) -> AsyncIterator[Shop]:
         shop = Shop(db, store)
         async with shop.http:
             yield shop
-
-
-def setting(**fields: Any) -> Action:
-    """An action that sets fields."""
-
-    def action(typed: Any) -> None:
-        for name, value in fields.items():
-            setattr(typed.data, name, value)
-
-    return action
 
 
 # -- reading ----------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Shape(Generic[Model]):
         try:
             adapter = pydantic.TypeAdapter(model)
             adapter.rebuild()
-        except pydantic.errors.PydanticUserError as error:
+        except (pydantic.errors.PydanticUserError, NameError) as error:
             raise _unresolved(model, error) from None
         self.is_open = getattr(model, "model_config", {}).get("extra") == "allow"
         self.fields = {name: field.annotation for name, field in model.__pydantic_fields__.items()}
