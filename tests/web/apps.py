@@ -15,11 +15,22 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from forms import with_forms
+from live_app import with_live_pages
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp
 from surface_app import around
 
-from sessiondb import Cookie, CrossOrigin, CurrentSession, Policy, Session, SessionDB, SessionMiddleware, open_store
+from sessiondb import (
+    Cookie,
+    CrossOrigin,
+    CurrentSession,
+    Policy,
+    Session,
+    SessionDB,
+    SessionMiddleware,
+    background,
+    open_store,
+)
 from sessiondb.testing import Fail, FaultyStore, LoseReply
 
 PLAIN = Cookie(secure=False)
@@ -44,6 +55,8 @@ class Gates:
 def database(settings: dict[str, Any]) -> SessionDB:
     """The session database of a server process."""
     source: Any = settings.get("url", "memory://")
+    if "flush_every" in settings:
+        background.FLUSH_EVERY = settings["flush_every"]
     rates: dict[Any, float] = {}
     if "lost_replies" in settings:
         rates[LoseReply()] = settings["lost_replies"]
@@ -225,6 +238,11 @@ def forms(settings: dict[str, Any]) -> FastAPI:
     return with_forms(shop(settings))
 
 
+def live(settings: dict[str, Any]) -> FastAPI:
+    """The shop, with connections that stay open."""
+    return with_live_pages(shop(settings), settings.get("between", False))
+
+
 def main() -> None:
     """Serve until told to stop."""
     import uvicorn
@@ -241,6 +259,7 @@ def main() -> None:
         "outside": outside,
         "surfaces": surfaces,
         "forms": forms,
+        "live": live,
     }
     app = apps[name](settings)
     config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=5, **settings.get("uvicorn", {}))

@@ -197,8 +197,11 @@ async def test_an_open_socket_cannot_write_into_a_session_that_was_ended(
         assert (await told(ending, put={"late": True}))["user"] == who
         await browser.post("/logout" if how == "logout" else f"/revoke/{who}", at=servers[1].url)
         assert await told(saving, put={"late": True}, verb="save") == {"error": "SessionEnded"}
-        # From now on the handler sees nobody.
-        assert await told(saving) == {"sid": None, "user": None, "data": {}}
+        # It may say so, and is closed.
+        with pytest.raises(ConnectionClosedError) as closed:
+            await told(saving)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4401
     await noticed(client, servers[0], name, "returned")
     reason = "logout" if how == "logout" else "revoked"
     assert [one["reason"] for one in await events(client, servers[0], sid, "write_after_end")] == [reason, reason]

@@ -13,7 +13,9 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from sessiondb.core.errors import SessionEnded
+from sessiondb.core.record import EndReason
 from sessiondb.core.token import Sid
+from sessiondb.parked import own_sid
 from sessiondb.session import Session, state_of
 from sessiondb.state import State
 from sessiondb.watching import UNKNOWN, Watch
@@ -34,13 +36,14 @@ class _Guard:
     for too long whether the session lives. An app that logs out by itself knows what it does, and is left alone.
     """
 
-    __slots__ = ("_cut", "_every", "_state", "_watch", "ended", "is_over", "reason")
+    __slots__ = ("_cut", "_every", "_own", "_state", "_watch", "ended", "is_over", "reason")
 
     def __init__(self, state: State, every: float, cut: Callable[[], None]) -> None:
         self._state = state
         self._every = every
         self._cut = cut
         self._watch: Watch | None = None
+        self._own: Watch | None = None
         self.ended = False
         self.is_over = False
         self.reason: str | None = None
@@ -52,14 +55,22 @@ class _Guard:
         if self.is_over or self.ended or (self._watch is not None and self._watch.sid == sid):
             return
         self._leave()
-        if sid is not None:
-            self._watch = Watch(sid, self._every, partial(self._on_end, sid))
-            self._state.runtime.watching.begin(self._watch, unsure=unsure)
+        if sid is None or record is None:
+            return
+        watching = self._state.runtime.watching
+        self._watch = Watch(sid, self._every, partial(self._on_end, sid))
+        watching.begin(self._watch, unsure=unsure)
+        own = own_sid(record)
+        if own is not None:
+            # An impersonation ends with the own session of whoever impersonates.
+            self._own = Watch(own, self._every, partial(self._on_own_end, sid))
+            watching.begin(self._own, unsure=unsure)
 
     def used(self) -> None:
         """The client has sent something, which is use of its session."""
-        if self._watch is not None:
-            self._watch.used_at = self._state.runtime.now()
+        for watch in (self._watch, self._own):
+            if watch is not None:
+                watch.used_at = self._state.runtime.now()
 
     def stop(self) -> None:
         """The connection is over."""
@@ -67,9 +78,10 @@ class _Guard:
         self._leave()
 
     def _leave(self) -> None:
-        if self._watch is not None:
-            self._state.runtime.watching.end(self._watch)
-            self._watch = None
+        for watch in (self._watch, self._own):
+            if watch is not None:
+                self._state.runtime.watching.end(watch)
+        self._watch = self._own = None
 
     def _on_end(self, sid: Sid, reason: str | None) -> None:
         if self._watch is None or self._watch.sid != sid:
@@ -83,6 +95,9 @@ class _Guard:
         elif state.record.sid != sid:
             return
         self.end(reason)
+
+    def _on_own_end(self, sid: Sid, reason: str | None) -> None:
+        self._on_end(sid, None if reason is None else EndReason.IMPERSONATION_ENDED.value)
 
     def end(self, reason: str | None) -> None:
         """The session has ended."""
