@@ -25,7 +25,10 @@ from sessiondb.core.limits import Limits, SuspiciousNetwork
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo, StepUp
 from sessiondb.db import Issued, SessionDB
+from sessiondb.federation import IdP
 from sessiondb.keyring import KeyRing
+from sessiondb.listing import Criteria
+from sessiondb.notices import ENDED_MESSAGES, ended_message
 from sessiondb.probing import Readiness
 from sessiondb.session import Session
 from sessiondb.stores.base import Ended, EventPage, Stats, Store, Swept, open_store
@@ -52,12 +55,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ENDED_MESSAGES",
     "Auth",
     "Bearer",
     "CircuitBreaker",
     "Client",
     "ConfigurationError",
     "Cookie",
+    "Criteria",
     "CrossOrigin",
     "CrossOriginRefused",
     "CsrfTokenRefused",
@@ -70,6 +75,7 @@ __all__ = [
     "Flash",
     "Header",
     "HeadersSent",
+    "IdP",
     "Issued",
     "KeyRing",
     "Limits",
@@ -102,6 +108,7 @@ __all__ = [
     "check_csrf_token",
     "csrf_token",
     "current_session",
+    "ended_message",
     "flash",
     "flashes",
     "open_store",

@@ -22,13 +22,13 @@ from sessiondb.state import Delta, StagedLogin, StagedReauthentication, State
 from sessiondb.writes import (
     applied,
     become_anonymous,
-    ended_message,
     issue,
     never_delivered,
     new_record,
     touch_when_due,
     touch_with,
     whole,
+    why_gone,
     write_after_end,
 )
 
@@ -37,7 +37,7 @@ async def save(session: dict[str, Any], state: State) -> None:
     """Commit, and raise ``SessionEnded`` if the session was gone."""
     reason = await commit(session, state)
     if reason is not None:
-        raise SessionEnded(ended_message(reason), reason=reason)
+        raise SessionEnded(why_gone(reason), reason=reason)
 
 
 async def commit(session: dict[str, Any], state: State) -> str | None:

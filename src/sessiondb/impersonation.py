@@ -25,11 +25,11 @@ from sessiondb.state import State
 from sessiondb.writes import (
     applied,
     become_anonymous,
-    ended_message,
     issue,
     never_delivered,
     new_record,
     touch_when_due,
+    why_gone,
     write_after_end,
 )
 
@@ -74,7 +74,7 @@ async def impersonate(session: dict[str, Any], state: State, user_id: str) -> No
             parked = await _new_secret(runtime, own, token.digest(token.new_secret()))
             if isinstance(parked, Gone):
                 reason = write_after_end(session, state, own, parked)
-                raise SessionEnded(ended_message(reason), reason=reason)
+                raise SessionEnded(why_gone(reason), reason=reason)
     if refused is not None:
         raise refused
     state.parked = own
@@ -99,7 +99,7 @@ async def stop(session: dict[str, Any], state: State) -> bool:
     if isinstance(outcome, Gone):
         end_own_later(runtime, record, outcome.reason)
         reason = write_after_end(session, state, record, outcome)
-        raise SessionEnded(ended_message(reason), reason=reason)
+        raise SessionEnded(why_gone(reason), reason=reason)
     become_anonymous(session, state)
     state.outgoing, state.undelivered, state.parked = False, False, None
     [own] = await runtime.load([sid])
@@ -155,4 +155,4 @@ def _take(session: dict[str, Any], state: State, record: Record, issued: Token) 
 
 def _over(session: dict[str, Any], state: State, record: Record) -> SessionEnded:
     reason = write_after_end(session, state, record, Gone(None))
-    return SessionEnded(ended_message(reason), reason=reason)
+    return SessionEnded(why_gone(reason), reason=reason)

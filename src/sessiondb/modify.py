@@ -18,7 +18,7 @@ from sessiondb.core.errors import SessionEnded, StoreError
 from sessiondb.core.record import Record
 from sessiondb.runtime import ModifyTurn
 from sessiondb.state import State, difference
-from sessiondb.writes import ended_message, touch_with, write_after_end
+from sessiondb.writes import touch_with, why_gone, write_after_end
 
 Result = TypeVar("Result")
 
@@ -97,7 +97,7 @@ async def _modify_in_turn(
             return result
         if isinstance(outcome, Gone):
             reason = write_after_end(session, state, record, outcome)
-            raise SessionEnded(ended_message(reason), reason=reason)
+            raise SessionEnded(why_gone(reason), reason=reason)
         current = outcome.record
         if time.monotonic() > give_up_at:
             break
@@ -121,7 +121,7 @@ async def _reload(session: dict[str, Any], state: State, record: Record) -> Reco
     fresh = (await state.runtime.load([record.sid]))[0]
     if fresh is None or fresh.ended_at is not None:
         reason = write_after_end(session, state, record, Gone(fresh.end_reason if fresh is not None else None))
-        raise SessionEnded(ended_message(reason), reason=reason)
+        raise SessionEnded(why_gone(reason), reason=reason)
     return fresh
 
 

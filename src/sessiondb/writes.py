@@ -132,6 +132,6 @@ def become_anonymous(session: dict[str, Any], state: State) -> None:
     state.reread_views()
 
 
-def ended_message(reason: str) -> str:
+def why_gone(reason: str) -> str:
     """What ``SessionEnded`` says."""
     return f"The session was ended ({reason}) before this could be stored."

@@ -180,7 +180,7 @@ def test_sessions_are_counted_listed_and_revoked(url: str) -> None:
     assert (again.exit_code, again.stdout) == (1, "")
     assert "No living session" in again.stderr
     assert [one["sid"] for one in run_json("list", "--user", "ada")] == [second]
-    assert {one["end_reason"] for one in run_json("list", "--user", "ada", "--ended")} == {None, "revoked"}
+    assert {one["end_reason"] for one in run_json("list", "--user", "ada", "--ended")} == {None, "admin"}
 
     assert run_json("revoke", "--user", "ada") == {"ended": 1}
     assert run("list", "--user", "ada").stdout == "User ada has no living session.\n"

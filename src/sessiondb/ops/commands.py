@@ -15,11 +15,12 @@ import typer
 
 from sessiondb.core.errors import ConfigurationError, SessionDBError
 from sessiondb.core.policy import Policy
-from sessiondb.core.record import SessionInfo
+from sessiondb.core.record import EndReason, SessionInfo
 from sessiondb.db import DEFAULT_URL, SessionDB
 from sessiondb.keyring import KeyRing
 from sessiondb.ops import encryption, output, schema
 from sessiondb.ops.doctor import TIMEOUT, examine
+from sessiondb.ops.revoking import Revocation, confirmed, moment
 from sessiondb.stores.base import Stats, Swept
 
 app = typer.Typer(
@@ -129,28 +130,103 @@ def list_(
 def revoke(
     sid: Annotated[str | None, typer.Argument(help="The session's public id.", show_default=False)] = None,
     user: User = None,
+    ip: Annotated[str | None, typer.Option(help="Seen first or last at this address.", show_default=False)] = None,
+    network: Annotated[str | None, typer.Option(help="... in this network: 192.0.2.0/24.", show_default=False)] = None,
+    user_agent: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The browser's name contains this.", show_default=False)
+    ] = None,
+    before: Annotated[str | None, typer.Option(metavar="T", help="Created before T.", show_default=False)] = None,
+    after: Annotated[str | None, typer.Option(metavar="T", help="Created at T or later.", show_default=False)] = None,
+    active_at: Annotated[
+        str | None,
+        typer.Option(metavar="T", help="Living at T: what a backup of that time has brought back.", show_default=False),
+    ] = None,
+    unused_since: Annotated[str | None, typer.Option(metavar="T", help="Not used since T.", show_default=False)] = None,
+    everyone: Annotated[bool, typer.Option("--everyone", help="Every session that there is.")] = False,
+    reason: Annotated[str, typer.Option(help="What the next visit is told: an EndReason.")] = EndReason.ADMIN.value,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
     url: UrlOption = None,
 ) -> None:
-    """End one session, or all of a user."""
-    if (sid is None) == (user is None):
-        typer.echo(
-            "sessiondb: name one session (sessiondb revoke SID), or a user (sessiondb revoke --user ID).", err=True
+    """End one session, all of a user, those with something in common, or all. T is an ISO 8601 time, in UTC."""
+    asked = _checked(
+        lambda: Revocation(
+            sid,
+            everyone,
+            reason,
+            user_id=user,
+            ip=ip,
+            network=network,
+            user_agent=user_agent,
+            created_before=before,
+            created_after=after,
+            active_at=active_at,
+            last_seen_before=unused_since,
         )
-        raise typer.Exit(2)
+    )
+
+    async def work() -> int | None:
+        async with _database(url) as db:
+            if dry_run:
+                return await asked.count(db)
+            if asked.is_broad and not yes and not confirmed(await asked.count(db)):
+                return None
+            return await asked.carry_out(db)
+
+    found = _run(work)
+    if found is None:
+        typer.echo("Nothing was done.", err=True)
+        raise typer.Exit(1)
+    if json:
+        typer.echo(output.as_json({"found" if dry_run else "ended": found}))
+    elif sid is not None and not found:
+        typer.echo("No living session has this id.", err=True)
+    else:
+        typer.echo(f"{found:,} session{'' if found == 1 else 's'} {'would be ended' if dry_run else 'ended'}.")
+    raise typer.Exit(1 if sid is not None and not found else 0)
+
+
+@app.command()
+def lock(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)],
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="T", help="An ISO 8601 time, in UTC; else for good.", show_default=False),
+    ] = None,
+    json: Json = False,
+    url: UrlOption = None,
+) -> None:
+    """End all sessions of a user, and refuse their logins until then."""
+    at = _checked(lambda: None if until is None else moment(until))
 
     async def work() -> int:
         async with _database(url) as db:
-            return await db.revoke_all(user) if user is not None else int(await db.revoke(sid or ""))
+            try:
+                return await db.lock_user(user, at)
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from None
 
     ended = _run(work)
     if json:
         typer.echo(output.as_json({"ended": ended}))
-    elif sid is not None and not ended:
-        typer.echo("No living session has this id.", err=True)
     else:
-        typer.echo(f"{ended} session{'' if ended == 1 else 's'} ended.")
-    raise typer.Exit(1 if sid is not None and not ended else 0)
+        typer.echo(f"User {user} is locked; {ended} session{'' if ended == 1 else 's'} ended.")
+
+
+@app.command()
+def unlock(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.", show_default=False)],
+    url: UrlOption = None,
+) -> None:
+    """Let a user log in again."""
+
+    async def work() -> None:
+        async with _database(url) as db:
+            await db.unlock_user(user)
+
+    _run(work)
+    typer.echo(f"User {user} may log in again.")
 
 
 @app.command()
@@ -234,7 +310,8 @@ async def _database(given: str | None, *, new: bool = False, keys: KeyRing | Non
     url = _url(given)
     if not new:
         schema.check_exists(url)
-    async with SessionDB(url, policy=_POLICY, timeout=30, sweep_every=None, keys=keys) as db:
+    # With announce, the apps' hooks are told of what ends here.
+    async with SessionDB(url, policy=_POLICY, timeout=30, announce=True, sweep_every=None, keys=keys) as db:
         yield db
 
 
