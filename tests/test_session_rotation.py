@@ -373,6 +373,37 @@ async def test_a_session_rotates_by_itself_when_its_secret_is_old_enough() -> No
         assert await browser.user() == "ann"
 
 
+async def test_a_rotation_is_not_due_before_the_client_has_had_the_secret_of_the_one_before_for_as_long() -> None:
+    async with open_shop(policy=Policy(rotate_every=HOUR)) as shop:
+        _, browser = await rotated(shop)
+        shop.clock.advance(10 * HOUR)
+        # The response was lost. Two requests are told the secret again, and the second of these responses is late.
+        late = browser.twin()
+        assert [(await one.do(dict)).cookie for one in (browser, late)] == ["set", "set"]
+        for _ in range(3):
+            # Else the late one would put a retired secret over the newest, and its holder would be taken for a thief.
+            shop.clock.advance(20)
+            assert (await browser.do(dict)).cookie is None
+        shop.clock.advance(MINUTE)
+        assert (late.token, await late.user()) == (browser.token, "ann")
+        shop.clock.advance(HOUR)
+        assert (await late.do(dict)).cookie == "set"
+
+
+async def test_only_a_rotation_that_took_place_is_an_event() -> None:
+    async with open_shop(policy=Policy(rotate_every=HOUR)) as shop:
+        browser = await shop.logged_in()
+        shop.clock.advance(2 * HOUR)
+        results = await both_at_once(shop, browser, *[dict] * 5)
+        [winner] = [tab for tab, reply in results if reply.cookie == "set"]
+        loser = next(tab for tab, reply in results if reply.cookie is None)
+        assert await winner.user() == "ann"
+        # Served in the grace, but with nothing to rotate: no write at all.
+        assert (await loser.do(rotate)).calls == {"load": 1}
+        assert [event.sid for event in await shop.events("session_renewed")] == [browser.sid]
+        assert shop.db.counters["session_renewed"] == 1
+
+
 async def test_many_requests_at_the_moment_of_a_rotation_are_all_served() -> None:
     async with open_shop(policy=Policy(rotate_every=HOUR)) as shop:
         browser = await shop.logged_in()
