@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets as chance
 
 import msgspec
 import pytest
@@ -26,7 +27,7 @@ from sessiondb.core.change import (
     apply,
     new_change_id,
 )
-from sessiondb.core.record import NO_SALT, EndReason, Record
+from sessiondb.core.record import LINK_BYTES, NO_SALT, EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import ChangeResult, Store
 from sessiondb.testing import ManualClock
@@ -54,6 +55,7 @@ VALUES = [b"null", b"0", b'""', b"[]", b"{}", b'{"a":{"b":1}}', b"-1.5", b"92233
 CLIENT = b'{"ip":"192.0.2.1"}'
 SECRETS = [bytes([number]) * 32 for number in range(3)]
 SESSIONS = 3
+LINKS = [bytes([number]) * LINK_BYTES for number in range(3)]
 
 keys = st.sampled_from(KEYS)
 guards = st.one_of(st.none(), st.integers(0, 6))
@@ -61,6 +63,7 @@ guards = st.one_of(st.none(), st.integers(0, 6))
 moments = st.sampled_from([-(10**9), -1, 0, 1, 10**15])
 secrets = st.sampled_from(SECRETS)
 lives = st.sampled_from([1, 10**6, 10**12, 3 * 10**14])
+links = st.lists(st.sampled_from(LINKS), max_size=3).map(tuple)
 
 
 @st.composite
@@ -85,7 +88,8 @@ def updates(draw: st.DrawFn) -> Update:
                     st.sampled_from([b"{}", b'{"methods":["pwd"]}']),
                     lives,
                     lives,
-                    st.sampled_from(["normal", "remembered"]),
+                    st.sampled_from(["normal", "remembered", "staff+remembered", "it's"]),
+                    links,
                 )
             )
         ),
@@ -93,7 +97,16 @@ def updates(draw: st.DrawFn) -> Update:
     )
 
 
-ends = st.builds(End, st.just(Sid("")), st.builds(new_change_id), st.sampled_from(EndReason), moments, moments, guards)
+ends = st.builds(
+    End,
+    st.just(Sid("")),
+    st.builds(new_change_id),
+    st.sampled_from(EndReason),
+    moments,
+    moments,
+    guards,
+    st.one_of(st.none(), moments),
+)
 # What to do to one session: a change, once more an earlier change, or to make the session again.
 steps = st.one_of(updates(), updates(), updates(), ends, st.integers(0, 5), st.just("create"))
 
@@ -104,16 +117,22 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(steps, min_size=SESSIONS, max_size=SESSIONS), min_size=1, max_size=12), st.data())
+@given(
+    st.lists(st.lists(steps, min_size=SESSIONS, max_size=SESSIONS), min_size=1, max_size=12),
+    st.lists(links, min_size=SESSIONS, max_size=SESSIONS),
+    st.data(),
+)
 def test_every_store_is_a_twin_of_the_reference(
-    url: str, batches: list[list[Update | End | int | str]], data: st.DataObject
+    url: str, batches: list[list[Update | End | int | str]], linked: list[tuple[bytes, ...]], data: st.DataObject
 ) -> None:
-    """Each batch has one change of each session; answers and records are compared after each."""
+    """Each batch has one change of each session; answers, records and who is linked are compared after each."""
     made_of = data.draw(st.lists(st.booleans(), min_size=len(batches), max_size=len(batches)))
-    asyncio.run(_compare(url, batches, made_of))
+    asyncio.run(_compare(url, batches, linked, made_of))
 
 
-async def _compare(url: str, batches: list[list[Update | End | int | str]], made_of: list[bool]) -> None:
+async def _compare(
+    url: str, batches: list[list[Update | End | int | str]], linked: list[tuple[bytes, ...]], made_of: list[bool]
+) -> None:
     store = open_store(url)
     await store.open()
     try:
@@ -121,13 +140,25 @@ async def _compare(url: str, batches: list[list[Update | End | int | str]], made
         kit.now = await store.clock() - 10**6
         first = [kit.record("ann", secret_hash=SECRETS[0], age=10**7) for _ in range(SESSIONS)]
         model: dict[Sid, Record | None] = dict.fromkeys(record.sid for record in first)
-        history: dict[Sid, list[Change]] = {record.sid: [Create(record)] for record in first}
+        # Each example has links of its own, as it has sessions.
+        names = {link: chance.token_bytes(LINK_BYTES) for link in LINKS}
+        creates = {
+            record.sid: Create(record, tuple(names[link] for link in own))
+            for record, own in zip(first, linked, strict=True)
+        }
+        history: dict[Sid, list[Change]] = {sid: [create] for sid, create in creates.items()}
+        found_by: dict[bytes, set[Sid]] = {name: set() for name in names.values()}
         for steps, seen in zip([["create"] * SESSIONS, *batches], [False, *made_of], strict=True):
             changes = [
-                _change(step, record, history[record.sid], model[record.sid] if seen else None, kit.now)
+                _change(
+                    step, creates[record.sid], history[record.sid], model[record.sid] if seen else None, kit.now, names
+                )
                 for step, record in zip(steps, first, strict=True)
             ]
-            await _step(store, changes, model)
+            await _step(store, changes, model, found_by)
+            for link, sids in found_by.items():
+                page = await store.find(kit.query(link=link, state="all"))
+                assert [record.sid for record in page.records] == sorted(sids, reverse=True)
             for change in changes:
                 history[change.sid].append(change)
     finally:
@@ -135,19 +166,31 @@ async def _compare(url: str, batches: list[list[Update | End | int | str]], made
 
 
 def _change(
-    step: Update | End | int | str, record: Record, history: list[Change], seen: Record | None, now: int
+    step: Update | End | int | str,
+    create: Create,
+    history: list[Change],
+    seen: Record | None,
+    now: int,
+    names: dict[bytes, bytes],
 ) -> Change:
+    record = create.record
     if isinstance(step, str):
-        return Create(record)
+        return create
     if isinstance(step, int):
         return history[-1 - step % len(history)]
     if isinstance(step, End):
-        return msgspec.structs.replace(step, sid=record.sid, at=now + step.at, purge_at=now + step.purge_at)
+        announce_at = None if step.announce_at is None else now + step.announce_at
+        return msgspec.structs.replace(
+            step, sid=record.sid, at=now + step.at, purge_at=now + step.purge_at, announce_at=announce_at
+        )
     moved = {
         name: msgspec.structs.replace(part, at=now + part.at)
         for name in ("touch", "rotate", "confirm", "sign_in")
         if (part := getattr(step, name)) is not None
     }
+    if step.sign_in is not None:
+        own = tuple(names[link] for link in step.sign_in.links)
+        moved["sign_in"] = msgspec.structs.replace(moved["sign_in"], links=own)
     change = msgspec.structs.replace(step, sid=record.sid, **moved)
     if seen is None or seen.ended_at is not None:
         return change
@@ -155,7 +198,9 @@ def _change(
     return msgspec.structs.replace(change, seen=seen, whole=b"{}" if whole is None else whole.data)
 
 
-async def _step(store: Store, changes: list[Change], model: dict[Sid, Record | None]) -> None:
+async def _step(
+    store: Store, changes: list[Change], model: dict[Sid, Record | None], found_by: dict[bytes, set[Sid]]
+) -> None:
     before = await store.clock()
     results = await store.apply(changes)
     after = await store.clock()
@@ -171,6 +216,15 @@ async def _step(store: Store, changes: list[Change], model: dict[Sid, Record | N
         else:
             same_record(found, expected, f"after {change!r}")
         model[change.sid] = expected
+        if written is not None:
+            for link in _links_of(change):
+                found_by[link].add(change.sid)
+
+
+def _links_of(change: Change) -> tuple[bytes, ...]:
+    if isinstance(change, Create):
+        return change.links
+    return change.sign_in.links if isinstance(change, Update) and change.sign_in is not None else ()
 
 
 def _seen_by_its_own_clock(found: Record, expected: Record, at: int, before: int, after: int) -> Record:
