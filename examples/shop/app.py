@@ -15,9 +15,10 @@ from examples.shop import cart, catalogue, devices, pages, race, sign_in
 from sessiondb import Cookie, SessionDB, SessionEnded, SessionMiddleware
 
 HERE = Path(__file__).parent
+SECURE = Cookie()
 
 
-def create_app(db: SessionDB | None = None, *, cookie: Cookie | None = None) -> FastAPI:
+def create_app(db: SessionDB | None = None, *, cookie: Cookie = SECURE) -> FastAPI:
     """The shop on ``db`` (by default ``$SESSIONDB_URL``, else ``sqlite:///sessions.db``)."""
     db = db if db is not None else SessionDB()
     app = FastAPI(title="Slip & Salt", lifespan=db.lifespan)

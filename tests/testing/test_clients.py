@@ -38,7 +38,10 @@ from sessiondb.testing import ManualClock, login
 HTTPS = "https://testserver"
 
 
-def shop(db: SessionDB, cookie: Cookie | None = None, *, lifespan: bool = True) -> FastAPI:
+SECURE = Cookie()
+
+
+def shop(db: SessionDB, cookie: Cookie = SECURE, *, lifespan: bool = True) -> FastAPI:
     app = FastAPI(lifespan=db.lifespan if lifespan else None)
     app.add_middleware(SessionMiddleware, db=db, cookie=cookie)
 
@@ -287,7 +290,7 @@ async def who(request: Request) -> JSONResponse:
     return JSONResponse(session.user_id)
 
 
-def starlette(db: SessionDB, cookie: Cookie | None = None, **settings: Any) -> Starlette:
+def starlette(db: SessionDB, cookie: Cookie = SECURE, **settings: Any) -> Starlette:
     return Starlette(
         routes=[Route("/who", who)], middleware=[Middleware(SessionMiddleware, db, cookie=cookie)], **settings
     )

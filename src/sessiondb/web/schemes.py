@@ -114,7 +114,7 @@ def _name(transport: Transport) -> str:
         return "session-bearer"
     if isinstance(transport, Header):
         return f"session-header-{transport.name.lower()}"
-    return "session" if transport == Cookie() else f"session-{transport.name}"
+    return "session" if transport.name == Cookie().name else f"session-{transport.name}"
 
 
 def _not_one(where: str, given: object) -> ConfigurationError:
