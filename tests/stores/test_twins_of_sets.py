@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from secrets import token_bytes
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +14,7 @@ from databases import KINDS, new_url
 from sessiondb import open_store
 from sessiondb.core.change import Create, End, new_change_id
 from sessiondb.core.policy import Caps, Lifetimes
-from sessiondb.core.record import EndReason, Record
+from sessiondb.core.record import LINK_BYTES, EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import SWEEP_GRACE, Admission, Cutoffs, Ended, Login, OnLimit, Query, Store
 from sessiondb.stores.memory import MemoryStore
@@ -27,15 +28,25 @@ MOMENTS = [0, 1, 2, 3, SWEEP_GRACE, SWEEP_GRACE + 1, SWEEP_GRACE + 2]
 moments = st.sampled_from(MOMENTS)
 lives = st.sampled_from([1, 2, 3, SWEEP_GRACE + 1, DAY])
 lifetimes = st.builds(Lifetimes, lives, lives)
-caps = st.builds(Caps, lifetimes, lifetimes)
-sessions = st.tuples(moments, moments, lives, lives, st.sampled_from(["normal", "remembered"]), st.booleans())
+# Names that a database may take for one, or for a part of its own language.
+NAMES = ["normal", "remembered", "staff", "staff ", "Staff", "it's", "$1"]
+names = st.sampled_from(NAMES)
+caps = st.builds(Caps, lifetimes, lifetimes, st.dictionaries(st.sampled_from(NAMES[2:]), lifetimes, max_size=3))
+links = st.one_of(st.none(), st.integers(0, 1))
+announcements = st.one_of(st.none(), st.sampled_from([1, 2, SWEEP_GRACE, DAY]))
+sessions = st.tuples(moments, moments, lives, lives, names, st.booleans(), st.frozensets(st.integers(0, 1)))
 steps = st.one_of(
-    st.tuples(st.just("find"), st.sampled_from(["live", "ended", "all"]), st.integers(1, 4)),
-    st.tuples(st.just("admit"), st.integers(0, 9), st.integers(1, 4), st.sampled_from(["end_oldest", "refuse"])),
-    st.tuples(st.just("end"), st.booleans(), st.one_of(st.none(), st.integers(0, 9))),
-    st.tuples(st.just("sweep"), st.integers(1, 9)),
+    st.tuples(st.just("find"), st.sampled_from(["live", "ended", "all"]), st.integers(1, 4), links),
+    st.tuples(
+        st.just("admit"), st.integers(0, 9), st.integers(1, 4), st.sampled_from(["end_oldest", "refuse"]), announcements
+    ),
+    st.tuples(st.just("end"), st.booleans(), st.one_of(st.none(), st.integers(0, 9)), links, announcements),
+    st.tuples(st.just("sweep"), st.integers(1, 9), announcements),
+    st.tuples(st.just("announced"), st.frozensets(st.integers(0, 9), max_size=4)),
+    st.tuples(st.just("lower"), caps, st.integers(1, 4)),
     st.tuples(st.just("wait"), moments),
 )
+Made = tuple[int, int, int, int, str, bool, frozenset[int]]
 
 
 @pytest.fixture(params=KINDS, scope="module")
@@ -46,14 +57,12 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(sessions, min_size=1, max_size=10), caps, st.lists(steps, min_size=1, max_size=8))
 def test_every_store_is_a_twin_of_the_one_in_memory(
-    url: str, made: list[tuple[int, int, int, int, str, bool]], caps: Caps, steps: list[tuple[object, ...]]
+    url: str, made: list[Made], caps: Caps, steps: list[tuple[object, ...]]
 ) -> None:
     asyncio.run(_compare(url, made, caps, steps))
 
 
-async def _compare(
-    url: str, made: list[tuple[int, int, int, int, str, bool]], caps: Caps, steps: list[tuple[object, ...]]
-) -> None:
+async def _compare(url: str, made: list[Made], caps: Caps, steps: list[tuple[object, ...]]) -> None:
     store = open_store(url)
     await store.open()
     start = await store.clock() - DAY
@@ -63,9 +72,15 @@ async def _compare(
         twin = MemoryStore(clock=lambda: start + DAY)
         await twin.open()
         records = [_record(kit, start, *one) for one in made]
+        # Each example has links of its own: what is left of another one is found by others.
+        own = [token_bytes(LINK_BYTES) for _ in range(2)]
         for both in (store, twin):
-            await both.apply([Create(record) for record in records])
-            gone = [record for record, (*_, is_ended) in zip(records, made, strict=True) if is_ended]
+            creates = [
+                Create(record, tuple(own[at] for at in linked))
+                for record, (*_, linked) in zip(records, made, strict=True)
+            ]
+            await both.apply(creates)
+            gone = [record for record, (*_, is_ended, _) in zip(records, made, strict=True) if is_ended]
             await both.apply(
                 [End(record.sid, new_change_id(), EndReason.LOGOUT, start, start + SWEEP_GRACE) for record in gone]
             )
@@ -74,7 +89,7 @@ async def _compare(
             if step[0] == "wait":
                 now += int(str(step[1]))
                 continue
-            answers = [await _step(both, step, records, caps, now) for both in (store, twin)]
+            answers = [await _step(both, step, records, own, caps, now) for both in (store, twin)]
             assert answers[0] == answers[1], step
             found = [await both.load([record.sid for record in records]) for both in (store, twin)]
             for one, other in zip(*found, strict=True):
@@ -85,7 +100,9 @@ async def _compare(
         await store.close()
 
 
-def _record(kit: Kit, start: int, created: int, seen: int, idle: int, absolute: int, lifetime: str, _: bool) -> Record:
+def _record(
+    kit: Kit, start: int, created: int, seen: int, idle: int, absolute: int, lifetime: str, *_: object
+) -> Record:
     return kit.record(
         "ann",
         created_at=start - created,
@@ -97,25 +114,37 @@ def _record(kit: Kit, start: int, created: int, seen: int, idle: int, absolute: 
     )
 
 
-async def _step(store: Store, step: tuple[object, ...], records: list[Record], caps: Caps, now: int) -> object:
+async def _step(
+    store: Store, step: tuple[object, ...], records: list[Record], own: list[bytes], caps: Caps, now: int
+) -> object:
     match step:
-        case ("find", str() as state, int() as limit):
+        case ("find", str() as state, int() as limit, at):
+            link = own[at] if isinstance(at, int) else None
             pages: list[list[Sid]] = []
             before: Sid | None = None
             while True:
                 page = await store.find(
-                    Query(now=now, caps=caps, user_id="ann", state=state, limit=limit, before=before)  # type: ignore[arg-type]
+                    Query(
+                        now=now,
+                        caps=caps,
+                        # By link alone, whoever's the sessions are.
+                        user_id="ann" if link is None else None,
+                        link=link,
+                        state=state,  # type: ignore[arg-type]
+                        limit=limit,
+                        before=before,
+                    )
                 )
                 pages.append([record.sid for record in page.records])
                 before = page.next
                 if before is None:
                     return pages
-        case ("admit", int() as at, int() as most, ("end_oldest" | "refuse") as on_limit):
+        case ("admit", int() as at, int() as most, ("end_oldest" | "refuse") as on_limit, again):
             record = records[at % len(records)]
             if caps.deadline(record) <= now:
                 return None  # nobody asks for a session that is over: it has just been written
-            return _plain(await store.admit(_login(record, caps, now, most, on_limit)))
-        case ("end", bool() as forbids, keep):
+            return _plain(await store.admit(_login(record, caps, now, most, on_limit, _later(now, again))))
+        case ("end", bool() as forbids, keep, at, again):
             kept = records[keep % len(records)].sid if isinstance(keep, int) else None
             query = Query(
                 now=now,
@@ -125,23 +154,42 @@ async def _step(store: Store, step: tuple[object, ...], records: list[Record], c
                 # Before all logins: it ends who is there, and refuses nobody later.
                 not_before=1 if forbids else None,
                 purge_at=now + SWEEP_GRACE,
+                link=own[at] if isinstance(at, int) else None,
+                announce_at=_later(now, again),
             )
             return _sorted(await store.end_where(query, EndReason.REVOKED))
-        case ("sweep", int() as limit):
+        case ("announced", frozenset() as which):
+            await store.announced([records[at % len(records)].sid for at in {at % len(records) for at in which}])
+            return None
+        case ("lower", Caps() as lowered, int() as limit):
+            after: str | None = None
+            for _ in range(PASSES):
+                after = await store.lower_checks(lowered, after, limit)
+                if after is None:
+                    return None
+            raise AssertionError("walking comes to no end")
+        case ("sweep", int() as limit, again):
             # Which of those that are due at the same moment comes first is not said: all of them, then.
             swept: list[Ended] = []
+            unannounced: list[Ended] = []
             purged = 0
+            cutoffs = Cutoffs(now=now, caps=caps, keep_ended=SWEEP_GRACE, announce_at=_later(now, again))
             for _ in range(PASSES):
-                done = await store.sweep(Cutoffs(now=now, caps=caps, keep_ended=SWEEP_GRACE), limit)
+                done = await store.sweep(cutoffs, limit)
                 swept += done.ended
+                unannounced += done.unannounced
                 purged += done.purged
                 if not done.more:
-                    return _sorted(swept), purged
+                    return _sorted(swept), _sorted(unannounced), purged
             raise AssertionError("sweeping comes to no end")
     raise AssertionError(step)
 
 
-def _login(record: Record, caps: Caps, now: int, most: int, on_limit: OnLimit) -> Login:
+def _later(now: int, pause: object) -> int | None:
+    return now + pause if isinstance(pause, int) else None
+
+
+def _login(record: Record, caps: Caps, now: int, most: int, on_limit: OnLimit, announce_at: int | None) -> Login:
     return Login(
         sid=record.sid,
         user_id="ann",
@@ -151,6 +199,7 @@ def _login(record: Record, caps: Caps, now: int, most: int, on_limit: OnLimit) -
         per_user=most,
         on_limit=on_limit,
         purge_at=now + SWEEP_GRACE,
+        announce_at=announce_at,
     )
 
 
@@ -166,7 +215,7 @@ def _shown(record: Record | None) -> object:
     if record is None:
         return None
     # Ids of changes that a store draws itself are its own.
-    return record.ended_at, record.end_reason, record.check_at, record.rev, record.last_seen_at
+    return record.ended_at, record.end_reason, record.check_at, record.purge_at, record.rev, record.last_seen_at
 
 
 async def _clear(store: Store, now: int, caps: Caps) -> None:
