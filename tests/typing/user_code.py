@@ -12,6 +12,7 @@ from uuid import UUID
 import httpx
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Request, Security, WebSocket
+from fastapi.templating import Jinja2Templates
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -24,14 +25,17 @@ from sessiondb import (
     ConfigurationError,
     Cookie,
     CrossOrigin,
+    CsrfTokenRefused,
     CurrentSession,
     EndReason,
     Event,
     EventPage,
     EventType,
+    Flash,
     Issued,
     LoginRefused,
     Policy,
+    RequireCsrfToken,
     RequireLogin,
     RequireRecentLogin,
     Risk,
@@ -48,12 +52,17 @@ from sessiondb import (
     StoreError,
     StoreUnavailable,
     Swept,
+    check_csrf_token,
+    csrf_token,
     current_session,
+    flash,
+    flashes,
     open_store,
     require_login,
     session_of,
 )
 from sessiondb.testing import CountingStore, FaultyStore, ManualClock, login
+from sessiondb.web.templates import session_context, setup
 
 # -- setting up -------------------------------------------------------------------------------------------
 
@@ -254,6 +263,53 @@ async def add(item: str, cart: Cart, prefs: Prefs, visit: Visit) -> CartData:
     visit.data.pages += ["/items"]
     await cart.session.login("ann")
     return cart.data
+
+
+def migrate_cart(old_version: int, raw: dict[str, Any]) -> dict[str, Any]:
+    if old_version < 2:
+        raw["items"] = raw.pop("lines", [])
+    return raw
+
+
+OldCart = Annotated[
+    SessionOf[CartData],
+    Depends(session_of(CartData, version=2, migrate=migrate_cart, on_invalid="default", name="cart")),
+]
+session_of(PrefsData, version=1, migrate=lambda old, raw: raw)
+
+
+@app.get("/old-cart")
+def old_cart(cart: OldCart) -> list[str]:
+    assert_type(cart.data, CartData)
+    return cart.data.items
+
+
+# -- forms ------------------------------------------------------------------------------------------------
+
+templates = setup(Jinja2Templates("templates"), cookie="shop", field="_token")
+assert_type(templates, Jinja2Templates)
+Jinja2Templates("templates", context_processors=[session_context])
+FastAPI(dependencies=[Depends(RequireCsrfToken())])
+
+
+@app.post("/transfer", dependencies=[Depends(RequireCsrfToken(action="/transfer", field="_token", header="X-XSRF"))])
+def transfer(request: Request, session: CurrentSession) -> RedirectResponse:
+    flash(request, "done")
+    flash(session, "done", "success")
+    assert_type(csrf_token(request, "/transfer"), str)
+    return RedirectResponse("/", 303)
+
+
+@app.get("/messages")
+async def messages(request: Request, session: CurrentSession) -> list[str]:
+    await session.modify(lambda data: flash(data, "from within"))
+    try:
+        await check_csrf_token(request, "/transfer")
+    except CsrfTokenRefused as error:
+        print(error.reason)
+    found = flashes(request, ["error"], cookie="shop")
+    assert_type(found, list[Flash])
+    return [one.message + one.category for one in found]
 
 
 # -- outside requests -------------------------------------------------------------------------------------
