@@ -50,7 +50,8 @@ class Api:
     def _routes(self) -> None:
         app = self.app
 
-        @app.api_route("/who", methods=["GET", "POST"])
+        @app.get("/who")
+        @app.post("/who", include_in_schema=False)
         async def who(session: CurrentSession) -> str | None:
             return session.user_id
 
