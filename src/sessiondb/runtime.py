@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar, TypeVarTuple
 
 import msgspec
@@ -26,6 +27,7 @@ from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.hooks import Announcer, Hooks
 from sessiondb.keyring import KeyRing
+from sessiondb.lowering import Lowering, recalled
 from sessiondb.outage import Outage
 from sessiondb.probing import Prober
 from sessiondb.reencryption import Reencryption
@@ -42,6 +44,8 @@ Answer = TypeVar("Answer")
 Args = TypeVarTuple("Args")
 
 SWEEP_LIMIT = 500
+SWEEP_REST = 0.05
+NOTE_EVERY = 60.0
 CLOCK_EVERY = 3600.0
 CLOCK_WARNING = 2 * SECOND
 REOPEN_PAUSE = 1.0
@@ -117,6 +121,7 @@ class Runtime:
         self._failure: str | None = None
         self._offset = 0
         self._worker = secrets.token_hex(8)
+        self.lowering: Lowering | None = Lowering(self._worker)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -180,6 +185,8 @@ class Runtime:
             self.reencryption.schedule(self._later)
         if self._settings.sweep_every is not None and not self._leaves_hooks_to_others:
             self._later("sweep", self._sweep_pause(), self._sweep_in_turn)
+        elif not self._settings.announce:
+            self._later("lifetimes", NOTE_EVERY, self._note_lifetimes)
 
     async def close(self) -> None:
         """Flush touches and events, end timers and tasks, and release the store. Bounded by the timeout."""
@@ -204,7 +211,11 @@ class Runtime:
         self._tell_lost(await self.background.give_up())
         if self._opened:
             self._opened = False
-            await self.store.close()
+            try:
+                await self.store.close()
+            except StoreError as error:
+                # Whoever closes wants to go, and all that could be written has been.
+                log.warning("%s could not be closed in good order: %s", self._raw.name, error)
 
     def _tell_lost(self, lost: Waiting) -> None:
         if not any(lost):
@@ -420,14 +431,40 @@ class Runtime:
         async with self.using_store() as store:
             swept = await store.sweep(cutoffs, limit)
         self.report_ended(swept.ended)
-        return swept
+        return replace(swept, more=True) if await self._walk(cutoffs.now) else swept
+
+    async def _walk(self, now: int) -> bool:
+        """One step of the walk after a lowered lifetime; whether there is more. Its failure undoes no sweep."""
+        if self.lowering is None:
+            return False
+        try:
+            async with self.using_store() as store:
+                return await self.lowering.step(store, self.caps, now)
+        except StoreError:
+            return False
 
     async def _sweep_in_turn(self) -> None:
-        swept = await self.sweep(in_turn=True)
-        while swept.more:
+        more = True
+        while more:
+            began_at = time.monotonic()
+            more = (await self.sweep(in_turn=True)).more
             # A pause as long as the pass itself leaves at least half of the database to the requests.
-            await asyncio.sleep(0.05)
-            swept = await self.sweep(in_turn=True)
+            await asyncio.sleep(max(SWEEP_REST, time.monotonic() - began_at) if more else 0)
+
+    async def _note_lifetimes(self) -> None:
+        if self.lowering is None:
+            return
+        async with self.using_store() as store:
+            await self.lowering.note(store, self.caps, self.now())
+
+    async def judge_as_the_app_does(self) -> None:
+        """Sweep by the lifetimes that the workers of the app have told the database, and tell it none of one's own."""
+        async with self.using_store() as store:
+            walk = await recalled(store)
+        if walk is None:
+            self.lowering = None
+        else:
+            self.caps = walk.caps
 
     def _sweep_pause(self) -> float:
         # Jitter keeps the workers of a fleet that was started at once from asking at once.
