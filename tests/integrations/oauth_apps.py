@@ -10,6 +10,7 @@ import time
 import warnings
 from typing import Annotated, Any
 
+import httpx
 from fastapi import Depends, FastAPI, Form, Header, HTTPException, Request
 from fastapi.responses import RedirectResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
@@ -18,7 +19,8 @@ from joserfc.jwk import RSAKey
 from running import serve_on
 from starlette.responses import Response
 
-from sessiondb import Cookie, CrossOrigin, CurrentSession, RequireLogin, SessionDB, SessionMiddleware
+from sessiondb import Cookie, CrossOrigin, CurrentSession, IdP, RequireLogin, SessionDB, SessionMiddleware
+from sessiondb.web.backchannel import backchannel_logout_route
 
 with warnings.catch_warnings(record=True):
     # Authlib asks for httpx2, and shows that whatever the filters say.
@@ -59,7 +61,7 @@ def provider(address: str) -> FastAPI:
         assert asked["client_id"] == CLIENT_ID
         assert asked["code_challenge_method"] == "S256"
         code = secrets.token_urlsafe()
-        codes[code] = asked
+        codes[code] = {**asked, "sid": secrets.token_urlsafe()}
         return RedirectResponse(f"{asked['redirect_uri']}?code={code}&state={asked['state']}", 302)
 
     @app.post("/token")
@@ -90,6 +92,7 @@ def provider(address: str) -> FastAPI:
             "iat": now,
             "exp": now + 3600,
             "nonce": asked["nonce"],
+            "sid": asked["sid"],
         }
         id_token = jwt.encode({"alg": "RS256", "kid": "only"}, claims, key)
         return {"access_token": access_token, "token_type": "Bearer", "expires_in": 3600, "id_token": id_token}
@@ -98,6 +101,17 @@ def provider(address: str) -> FastAPI:
     async def userinfo(authorization: Annotated[str, Header()]) -> dict[str, str]:
         subject = tokens[authorization.removeprefix("Bearer ")]
         return {"sub": subject, "email": "ann@example.com"}
+
+    @app.post("/sign-out")
+    async def sign_out(claims: dict[str, Any], tell: str) -> int:
+        """The user signs out here, and ``tell`` is told (Back-Channel Logout 1.0); what it answers."""
+        now = int(time.time())
+        said = {"iss": address, "aud": CLIENT_ID, "iat": now, "exp": now + 120, "jti": secrets.token_urlsafe()}
+        events = {"http://schemas.openid.net/event/backchannel-logout": {}}
+        header = {"alg": "RS256", "kid": "only", "typ": "logout+jwt"}
+        token = jwt.encode(header, {**said, "events": events, **claims}, key)
+        async with httpx.AsyncClient(timeout=30) as client:
+            return (await client.post(tell, data={"logout_token": token})).status_code
 
     return app
 
@@ -133,9 +147,18 @@ def shop(db_url: str, provider_address: str, callback_address: str, *, exempt: t
         except OAuthError as error:
             raise HTTPException(401, f"{error.error}: {error.description}") from error
         profile = await oauth.idp.userinfo(token=token)
-        await session.login(token["userinfo"]["sub"], methods=["fed"])
+        claims = token["userinfo"]
+        idp = IdP(issuer=claims["iss"], sid=claims.get("sid"), sub=claims["sub"])
+        await session.login(claims["sub"], methods=["fed"], idp=idp)
         session["email"] = profile["email"]
-        return {"sid": session.sid, "user": session.user_id}
+        return {"sid": session.sid, "user": session.user_id, "idp_sid": claims["sid"]}
+
+    async def provider_keys() -> Any:
+        async with httpx.AsyncClient(timeout=30) as client:
+            return (await client.get(f"{provider_address}/jwks")).json()
+
+    route = backchannel_logout_route(db, issuer=provider_address, client_id=CLIENT_ID, keys=provider_keys)
+    app.router.routes.append(route)
 
     @app.get("/me")
     async def me(user_id: RequireLogin, session: CurrentSession) -> dict[str, Any]:
