@@ -102,14 +102,14 @@ class Announcer:
 
     async def drain(self, timeout: float) -> None:
         """Wait until all that waits has run, ``timeout`` seconds at most. The rest is left to a sweep."""
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=timeout)
-            if not self._task.done():
-                self._task.cancel()
-                await asyncio.wait([self._task])
-        left = len(self._waiting) + len(self._running)
-        if left:
+        if self._task is None:
+            return
+        await asyncio.wait([self._task], timeout=timeout)
+        if not self._task.done():
+            left = len(self._waiting) + len(self._running)
             log.warning("%d ends were not announced to the hooks before closing; a later sweep does it.", left)
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         while self._waiting or self._done:
