@@ -248,6 +248,7 @@ def test_policies_that_work(policy: Policy) -> None:
 # -- Cookie -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("C2", "C7", "C9")
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -299,6 +300,7 @@ def test_cookies_that_browsers_refuse(settings: dict[str, Any], said: list[str])
     refused(lambda: Cookie(**settings), "Cookie: ", *said)
 
 
+@pytest.mark.security("C1")
 @pytest.mark.parametrize(
     ("cookie", "name"),
     [

@@ -17,6 +17,7 @@ NOT_A_TOKEN = ["", "x", "a.b.c", "A" * 89, "." * 89, "Aa" + "%00" * 29, "A" * 22
 # -- nothing staged -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("D1")
 async def test_a_visitor_who_writes_nothing_costs_nothing() -> None:
     async with open_shop() as shop:
         for reply in (
@@ -36,6 +37,7 @@ async def test_a_visitor_who_writes_nothing_costs_nothing() -> None:
         assert "open" not in shop.store.calls
 
 
+@pytest.mark.security("T5")
 @pytest.mark.parametrize("token", NOT_A_TOKEN)
 async def test_a_malformed_token_costs_nothing_and_keeps_its_cookie(token: str) -> None:
     async with open_shop() as shop:
@@ -43,6 +45,7 @@ async def test_a_malformed_token_costs_nothing_and_keeps_its_cookie(token: str) 
             assert (reply.status, reply.calls, reply.cookie) == (200, {}, None)
 
 
+@pytest.mark.security("T6")
 async def test_an_unknown_token_is_never_adopted() -> None:
     async with open_shop() as elsewhere:
         token = (await elsewhere.db.create(data={"a": 1})).token
@@ -185,6 +188,7 @@ async def test_a_login_then_a_logout_ends_the_old_session_only() -> None:
         assert shop.stored == 1
 
 
+@pytest.mark.security("L13", "D1")
 async def test_a_login_then_a_logout_without_a_session_stores_nothing() -> None:
     async with open_shop() as shop:
 
@@ -237,6 +241,7 @@ async def test_a_rotation_is_one_change_with_the_keys_in_it(keys: bool) -> None:
 # -- logout ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("L6", "L13")
 @pytest.mark.parametrize("wait", [False, True], ids=["unawaited", "awaited"])
 async def test_a_logout_is_one_end_and_its_keys_are_dropped(wait: bool) -> None:
     async with open_shop() as shop:
@@ -399,9 +404,23 @@ async def test_a_browser_with_two_honest_cookies_uses_the_one_that_is_alive() ->
         assert (reply.result, reply.calls) == ({"a": 2}, {"load": 1})
 
 
+@pytest.mark.security("C6")
 async def test_two_living_sessions_in_one_request_are_a_collision_and_open_neither() -> None:
     async with open_shop() as shop:
         one, two = await shop.with_cart(a=1), await shop.with_cart(a=2)
         reply = await Browser(shop, f"{one.token}; sid={two.token}").do(dict)
         assert (reply.result, reply.cookie) == ({}, None)
         assert {event.sid for event in await shop.events("cookie_collision")} == {one.sid, two.sid}
+
+
+@pytest.mark.security("L13")
+async def test_two_visitors_who_have_logged_out_share_nothing() -> None:
+    async with open_shop() as shop:
+        browsers = [await shop.logged_in(user) for user in ("ann", "bob")]
+        for browser in browsers:
+            await browser.do(unawaited(lambda session: session.logout()))
+            assert browser.token is None
+        for number, browser in enumerate(browsers):
+            assert (await browser.do(put(whose=number))).cookie == "set"
+        assert browsers[0].sid != browsers[1].sid
+        assert [await browser.read() for browser in browsers] == [{"whose": 0}, {"whose": 1}]

@@ -80,6 +80,7 @@ async def test_a_task_that_raises_loses_what_it_staged_and_nothing_else(
     assert await visitor.data(servers[1].url) == {"a": 1, "c": 3}
 
 
+@pytest.mark.security("L7")
 @pytest.mark.parametrize("how", ["logout", "revoke"])
 async def test_a_task_that_writes_after_the_session_was_ended_is_dropped_and_counted(
     servers: list[Server], client: httpx.AsyncClient, how: str

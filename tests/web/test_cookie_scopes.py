@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 
 from sessiondb import Cookie, CurrentSession, SessionDB, SessionMiddleware
 from sessiondb.stores.memory import MemoryStore

@@ -33,6 +33,7 @@ def fields(answer: Answer, name: str) -> list[str]:
 # -- methods and statuses -------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("H1", "H2", "H4")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
 @pytest.mark.parametrize("status", [200, 204, 301, 304, 404, 422, 500])
 async def test_every_answer_commits_and_carries_the_cookie(
@@ -73,6 +74,7 @@ async def test_a_redirect_after_a_login_carries_the_cookie(servers: list[Server]
 # -- caching --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("H3")
 async def test_an_answer_that_did_not_use_the_session_says_nothing_of_it(
     servers: list[Server], client: httpx.AsyncClient
 ) -> None:
@@ -87,6 +89,7 @@ async def test_an_answer_that_did_not_use_the_session_says_nothing_of_it(
     assert "vary" not in answer.headers
 
 
+@pytest.mark.security("H1", "H4")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -103,6 +106,7 @@ async def test_vary_names_the_cookie_once(
     assert fields(await ask(browser, headers=given), "vary") == expected
 
 
+@pytest.mark.security("H2")
 async def test_the_app_s_own_caching_stands_unless_a_cookie_is_set(
     servers: list[Server], client: httpx.AsyncClient
 ) -> None:
@@ -116,6 +120,7 @@ async def test_the_app_s_own_caching_stands_unless_a_cookie_is_set(
     await eventually(lambda: "was sent with no-store instead" in servers[0].logged())
 
 
+@pytest.mark.security("H4")
 async def test_cookies_of_the_app_are_left_alone(servers: list[Server], client: httpx.AsyncClient) -> None:
     own = [["Set-Cookie", "theme=dark"], ["Set-Cookie", "lang=sv; Path=/"]]
     answer = await ask(Browser(client, servers[0].url), put={"a": 1}, headers=own)
@@ -129,6 +134,7 @@ async def test_cookies_of_the_app_are_left_alone(servers: list[Server], client: 
 # -- the cookie itself ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("C1", "C10")
 @pytest.mark.parametrize(
     ("name", "full_name", "attributes"),
     [
@@ -161,6 +167,7 @@ async def test_the_cookie_has_the_attributes_it_was_given_also_when_it_is_delete
     assert deleted == f"{full_name}=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; {attributes}"
 
 
+@pytest.mark.security("C11")
 async def test_only_a_remembered_login_outlives_the_browser(servers: list[Server], client: httpx.AsyncClient) -> None:
     for verb, lasting in ((f"login:{user()}", False), (f"remember:{user()}", True)):
         answer = await ask(Browser(client, servers[0].url), verb=verb)
@@ -220,6 +227,7 @@ async def test_a_failure_after_an_awaited_login_ends_it_and_sets_no_cookie(
 # -- cross-origin ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("W1")
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -251,6 +259,7 @@ async def test_a_write_that_another_site_asks_for_is_refused(
     assert (await browser.get("/session", headers=sent)).status == 200
 
 
+@pytest.mark.security("W2")
 async def test_a_refused_write_says_on_the_log_how_to_let_it_pass_and_nobody_is_made(
     servers: list[Server], client: httpx.AsyncClient
 ) -> None:

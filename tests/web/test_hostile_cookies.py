@@ -173,6 +173,7 @@ def well_formed(headers: Headers) -> set[bytes]:
     return found
 
 
+@pytest.mark.security("T5", "T6", "C5")
 async def test_nobody_gets_in_and_what_is_malformed_costs_nothing() -> None:
     site = Site()
     await site.db.open()
@@ -200,6 +201,7 @@ async def test_nobody_gets_in_and_what_is_malformed_costs_nothing() -> None:
     await site.db.close()
 
 
+@pytest.mark.security("C4", "C5")
 async def test_the_name_of_the_cookie_is_matched_byte_for_byte() -> None:
     site = Site()
     await site.db.open()
@@ -232,6 +234,7 @@ async def test_the_name_of_the_cookie_is_matched_byte_for_byte() -> None:
     await site.db.close()
 
 
+@pytest.mark.security("D3")
 async def test_at_most_four_tokens_of_one_request_are_looked_up() -> None:
     site = Site()
     await site.db.open()
@@ -253,6 +256,7 @@ async def test_at_most_four_tokens_of_one_request_are_looked_up() -> None:
     await site.db.close()
 
 
+@pytest.mark.security("T5", "C5")
 @pytest.mark.parametrize("chunk", range(4))
 async def test_a_real_server_survives_them_too(pair: list[Server], client: httpx.AsyncClient, chunk: int) -> None:
     server = pair[chunk % 2]

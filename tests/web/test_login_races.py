@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 from racing import arrived, cart, events, gate, logged_in, open_gate, user
 from serving import Browser, Server, serving
 
@@ -86,6 +87,7 @@ async def test_revoking_all_while_logins_pour_in(pair: list[Server], client: htt
     assert await live(client, pair[1], who) == []
 
 
+@pytest.mark.security("T6")
 async def test_a_planted_token_is_never_adopted(pair: list[Server], client: httpx.AsyncClient) -> None:
     planted = tokens.mint(1_700_000_000_000_000)
     victim = Browser(client, pair[0].url, planted.encode())

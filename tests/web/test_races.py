@@ -12,6 +12,7 @@ from racing import arrived, cart, events, gate, logged_in, open_gate, user
 from serving import LAST, Answer, Browser, Server, eventually, serving
 
 
+@pytest.mark.security("S1")
 async def test_writes_of_different_keys_all_land(pair: list[Server], client: httpx.AsyncClient) -> None:
     browser = await cart(client, pair[0], first=0)
     name = gate()
@@ -38,6 +39,7 @@ async def test_the_last_writer_of_a_key_wins_whole(pair: list[Server], client: h
     assert data == {f"own{n}": n for n in range(20)}
 
 
+@pytest.mark.security("S1")
 async def test_modify_counts_right(pair: list[Server], client: httpx.AsyncClient) -> None:
     browser = await cart(client, pair[0], n=0)
     answers = await asyncio.gather(*(browser.post("/increment", at=pair[n % 2].url) for n in range(100)))
@@ -72,6 +74,7 @@ async def test_modify_counts_right_when_the_database_fails_now_and_then(
             assert total == len(landed)
 
 
+@pytest.mark.security("L7", "L6")
 async def test_a_logout_stays_a_logout(pair: list[Server], client: httpx.AsyncClient) -> None:
     here, there = pair
     browser = await logged_in(client, here, user())
@@ -101,6 +104,7 @@ async def test_a_logout_stays_a_logout(pair: list[Server], client: httpx.AsyncCl
     assert info["reason"] == "logout" and "late" not in info["data"]
 
 
+@pytest.mark.security("L7")
 @pytest.mark.parametrize("path", ["/slow/save/{}", "/slow/rotate/{}", "/slow/put/{}", "/slow/stream/{}"])
 @pytest.mark.parametrize("how", ["logout", "revoke"])
 async def test_no_verb_undoes_an_end(pair: list[Server], client: httpx.AsyncClient, path: str, how: str) -> None:
@@ -121,6 +125,7 @@ async def test_no_verb_undoes_an_end(pair: list[Server], client: httpx.AsyncClie
     assert (await client.get(f"{pair[0].url}/info/{sid}")).json()["reason"] == reason
 
 
+@pytest.mark.security("H3")
 async def test_a_response_that_began_before_a_login_leaves_it_alone(
     pair: list[Server], client: httpx.AsyncClient
 ) -> None:
@@ -144,6 +149,7 @@ async def test_a_response_that_began_before_a_login_leaves_it_alone(
     assert {one["reason"] for one in await events(client, pair[1], anonymous, "write_after_end")} == {"login"}
 
 
+@pytest.mark.security("H3")
 async def test_a_lost_new_cookie_is_not_sent_again_over_a_login(pair: list[Server], client: httpx.AsyncClient) -> None:
     browser = await cart(client, pair[0], cart=["tea"])
     before = browser.twin()

@@ -70,6 +70,7 @@ async def test_what_a_stream_saves_is_there_before_the_stream_ends(
     assert (await stream).text == "first last"
 
 
+@pytest.mark.security("S6")
 @pytest.mark.parametrize(
     "script",
     [

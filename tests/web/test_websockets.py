@@ -172,6 +172,7 @@ async def test_sockets_and_requests_of_one_session_all_land(servers: list[Server
     assert await browser.data() == {"first": 0, "here": 2, "there": 1, "request": 1}
 
 
+@pytest.mark.security("W3")
 @pytest.mark.parametrize("script", [{"verb": "login:eve"}, {"verb": "rotate"}, {"put": {"a": 1}}])
 async def test_nothing_that_needs_a_cookie_works_in_an_open_socket(
     servers: list[Server], client: httpx.AsyncClient, script: dict[str, Any]
@@ -183,6 +184,7 @@ async def test_nothing_that_needs_a_cookie_works_in_an_open_socket(
     assert await living(client, servers[1]) == before
 
 
+@pytest.mark.security("L7", "L8")
 @pytest.mark.parametrize("how", ["logout", "revoke"])
 async def test_an_open_socket_cannot_write_into_a_session_that_was_ended(
     servers: list[Server], client: httpx.AsyncClient, how: str
@@ -217,6 +219,7 @@ async def test_a_handshake_with_a_dead_token_is_anonymous(servers: list[Server],
         assert (await told(ws))["user"] is None
 
 
+@pytest.mark.security("W3")
 @pytest.mark.parametrize(
     "headers",
     [
