@@ -16,6 +16,7 @@ def runtime_of(shop: Shop) -> Runtime:
     return shop.db.runtime
 
 
+@pytest.mark.security("S7")
 @pytest.mark.parametrize("skew", [-DAY, -HOUR, 1.5, HOUR, 400 * DAY])
 async def test_time_is_the_stores_however_wrong_this_machines_is(skew: float) -> None:
     async with open_shop(policy=Policy(idle=HOUR)) as shop:

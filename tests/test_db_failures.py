@@ -70,6 +70,7 @@ async def test_every_access_says_unavailable_even_to_an_app_that_catches_it() ->
         shop.faults.down = False
 
 
+@pytest.mark.security("S5")
 async def test_anonymous_on_load_error_serves_everybody_and_touches_no_cookie() -> None:
     async with open_shop(on_load_error="anonymous") as shop:
         browser = await shop.logged_in()
@@ -108,6 +109,7 @@ async def test_outside_a_request_the_failure_is_raised() -> None:
 # -- committing -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("S5", "S6")
 @pytest.mark.parametrize(
     "action",
     [

@@ -226,6 +226,7 @@ async def test_revoke_others_needs_somebody_logged_in() -> None:
 # -- sweep ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("L12")
 async def test_a_sweep_ends_what_is_over_and_purges_old_tombstones() -> None:
     async with open_shop(policy=Policy(idle=HOUR, keep_ended=DAY)) as shop:
         for _ in range(3):
@@ -256,6 +257,7 @@ async def test_a_sweep_is_bounded_and_says_that_there_is_more() -> None:
         assert (len(swept.ended), swept.more) == (2, False)
 
 
+@pytest.mark.security("L12")
 async def test_a_touched_session_survives_the_sweep() -> None:
     async with open_shop(policy=Policy(idle=HOUR)) as shop:
         browser = await shop.logged_in()

@@ -55,6 +55,7 @@ def test_what_is_neither_url_nor_store_nor_engine_is_refused(source: object) -> 
         SessionDB(source)
 
 
+@pytest.mark.security("S8")
 def test_a_refused_url_does_not_show_its_password() -> None:
     with pytest.raises(ConfigurationError) as refused:
         SessionDB("nosuch://user:hunter2@host/db")

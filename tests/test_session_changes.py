@@ -187,6 +187,7 @@ async def test_integers_at_the_ends_of_64_bits_come_back_equal() -> None:
         }
 
 
+@pytest.mark.security("D2")
 async def test_a_session_over_the_limit_is_refused_and_names_the_largest_key() -> None:
     async with open_shop(max_session_bytes=1000) as shop:
         issued = await shop.db.create(data={"small": "x" * 100})
@@ -211,6 +212,7 @@ async def test_the_limit_is_exact() -> None:
                 session["a"] += "x"
 
 
+@pytest.mark.security("D2")
 @pytest.mark.parametrize("face", ["new", "login", "modify"])
 async def test_the_limit_holds_wherever_data_is_written(face: str) -> None:
     async with open_shop(max_session_bytes=1000) as shop:

@@ -30,6 +30,7 @@ async def ended_reason(browser: Browser) -> str | None:
 # -- deadlines ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("L3")
 async def test_a_session_that_is_not_used_ends_at_its_idle_lifetime_to_the_microsecond() -> None:
     async with open_shop(policy=SHORT) as shop:
         browser = await shop.logged_in()
@@ -41,6 +42,7 @@ async def test_a_session_that_is_not_used_ends_at_its_idle_lifetime_to_the_micro
         assert await ended_reason(browser) == EndReason.EXPIRED_IDLE
 
 
+@pytest.mark.security("L3")
 async def test_a_session_that_is_used_lives_on_until_its_absolute_lifetime() -> None:
     async with open_shop(policy=SHORT) as shop:
         browser = await shop.logged_in()
@@ -183,6 +185,7 @@ async def test_lowering_the_policy_ends_old_sessions() -> None:
         assert await browser.user() is None
 
 
+@pytest.mark.security("L3")
 async def test_raising_the_policy_neither_revives_nor_extends() -> None:
     async with open_shop(policy=SHORT) as shop:
         seen, unseen, living = [await shop.logged_in(user) for user in ("seen", "unseen", "living")]
@@ -237,6 +240,7 @@ async def test_a_touch_is_due_after_a_minute_or_a_tenth_of_the_idle_lifetime(idl
         assert shop.record(browser.sid).last_seen_at == shop.clock.now
 
 
+@pytest.mark.security("D4")
 async def test_many_reads_in_one_interval_make_one_touch_even_before_it_is_written() -> None:
     async with open_shop() as shop:
         browser = await shop.logged_in()
@@ -249,6 +253,7 @@ async def test_many_reads_in_one_interval_make_one_touch_even_before_it_is_writt
         assert len(shop.store.updates) == 1
 
 
+@pytest.mark.security("D4")
 async def test_touches_of_many_sessions_are_written_in_batches() -> None:
     async with open_shop() as shop:
         browsers = [await shop.logged_in(f"user{number}") for number in range(40)]

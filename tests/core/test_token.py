@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import operator
 import string
 import uuid
 
@@ -17,6 +20,7 @@ from strategies import NOW, record
 ALPHABET = (string.ascii_letters + string.digits + "-_").encode()
 
 
+@pytest.mark.security("T5")
 @given(st.binary(max_size=200) | st.binary(min_size=TOKEN_LENGTH, max_size=TOKEN_LENGTH))
 @example(b"")
 @example(b"." * TOKEN_LENGTH)
@@ -53,6 +57,7 @@ def test_every_one_character_mutation_is_another_token_or_none() -> None:
             assert parse(changed) is None or parse(changed) != issued
 
 
+@pytest.mark.security("T1")
 def test_a_hundred_thousand_tokens_are_unique_and_their_bits_even() -> None:
     count = 100_000
     issued = [mint(NOW) for _ in range(count)]
@@ -129,6 +134,7 @@ def test_parallel_rotations_derive_the_same_secret() -> None:
     assert token.derive(b"what do ya want for nothing?", b"Jefe").hex() == expected
 
 
+@pytest.mark.security("T4")
 def test_digests_match_only_their_part() -> None:
     issued = mint(NOW)
     assert matches(issued.secret, digest(issued.secret))
@@ -159,3 +165,16 @@ def test_no_repr_shows_a_secret() -> None:
             assert spelling not in shown
     for private in ("4111", "192.0.2.1"):
         assert private not in shown
+
+
+@pytest.mark.security("T2")
+def test_no_bit_of_a_tokens_secrets_depends_on_the_time() -> None:
+    """Nothing else is given to ``mint``: no user, no role, no address."""
+    assert list(inspect.signature(mint).parameters) == ["now"]
+    for now in (0, 1_800_000_000_000_000):
+        minted = [mint(now) for _ in range(256)]
+        for parts in ([one.series for one in minted], [one.secret for one in minted]):
+            ones = functools.reduce(operator.or_, (int.from_bytes(part) for part in parts))
+            zeros = functools.reduce(operator.and_, (int.from_bytes(part) for part in parts))
+            # Every bit was 1 in one of them, and 0 in another.
+            assert (ones, zeros) == (2 ** (8 * len(parts[0])) - 1, 0)

@@ -112,6 +112,7 @@ def test_any_other_secret_is_stale_for_thirty_seconds_after_the_rotation_and_the
         assert verify(twice, retired, CONFIRMED + GRACE + 1) is Verdict.REUSE
 
 
+@pytest.mark.security("T9")
 @given(st.integers(0, 10**15), st.integers(0, 3))
 def test_a_wrong_series_is_forged_whatever_the_secret_and_time(at: int, stage: int) -> None:
     stored, old = session()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Protocol, cast
@@ -25,6 +25,10 @@ class Line(Protocol):
     """``url`` leads through it."""
 
     url: str
+
+    def listen(self) -> Callable[[], bytes]:
+        """From now on, all that goes through; for SQLite: all that is in its files."""
+        ...
 
     def cut(self) -> None:
         """Every connection is lost, and new ones are too."""
@@ -67,6 +71,8 @@ class _Side(asyncio.Protocol):
             self.early.clear()
 
     def data_received(self, data: bytes) -> None:
+        if self.proxy.heard is not None:
+            self.proxy.heard += data
         if self.proxy.stalled is not None:
             self.proxy.stalled.append((self, data))
         elif self.other is not None:
@@ -93,6 +99,7 @@ class Proxy:
         self.sides: set[_Side] = set()
         self.is_cut = False
         self.stalled: list[tuple[_Side, bytes]] | None = None
+        self.heard: bytearray | None = None  # all that goes either way, where somebody listens
         self.port = 0
 
     def reach(self, client: _Side) -> None:
@@ -138,6 +145,11 @@ class NetworkLine:
         self.url = url
         self._proxies = proxies
 
+    def listen(self) -> Callable[[], bytes]:
+        for proxy in self._proxies:
+            proxy.heard = bytearray()
+        return lambda: b"".join(bytes(proxy.heard or b"") for proxy in self._proxies)
+
     def cut(self) -> None:
         for proxy in self._proxies:
             proxy.cut()
@@ -163,6 +175,9 @@ class FileLine:
         self._aside.mkdir()
         self._lock: sqlite3.Connection | None = None
         self.url = f"sqlite:///{self._file}?busy_timeout={patience}"
+
+    def listen(self) -> Callable[[], bytes]:
+        return lambda: b"".join(file.read_bytes() for file in self._file.parent.glob("sessions.db*"))
 
     def cut(self) -> None:
         for file in self._file.parent.glob("sessions.db*"):

@@ -149,6 +149,7 @@ async def test_a_server_that_stands_still_fails_calls_in_time_and_is_used_again(
     await store.close()
 
 
+@pytest.mark.security("S4")
 async def test_cancelled_calls_never_cross_users(any_kind: str, kit: Kit) -> None:
     """500 callers of three users, cancelled at random, on the bare driver and through the coalescing."""
     url = with_option(url_of(any_kind), "prefix=storm_")

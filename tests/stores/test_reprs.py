@@ -11,6 +11,7 @@ from sessiondb import open_store
 REPLICA = quote("postgresql://reader:s3cret@replica:5432/app", safe="")
 
 
+@pytest.mark.security("S8")
 @pytest.mark.parametrize(
     "url",
     [

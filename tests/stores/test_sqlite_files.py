@@ -181,6 +181,7 @@ async def test_tables_of_a_newer_sessiondb_are_left_alone(tmp_path: Path) -> Non
     assert database.read_bytes() == before
 
 
+@pytest.mark.security("S2")
 async def test_two_prefixes_in_one_file_do_not_meet_and_other_tables_are_left_alone(tmp_path: Path) -> None:
     database = tmp_path / "x.db"
     with sqlite3.connect(database) as connection:
@@ -309,6 +310,7 @@ async def test_the_selects_of_the_readme_find_what_they_say(tmp_path: Path) -> N
         connection.close()
 
 
+@pytest.mark.security("T3")
 async def test_no_column_of_the_table_holds_what_opens_a_session(tmp_path: Path) -> None:
     async with opened(tmp_path / "x.db") as (store, build):
         record = build.record("ann")

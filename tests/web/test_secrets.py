@@ -30,6 +30,7 @@ def spellings(token: str) -> list[bytes]:
     return found
 
 
+@pytest.mark.security("T3")
 async def test_a_server_s_files_and_its_log_at_debug_level_have_none(tmp_path: Path, client: httpx.AsyncClient) -> None:
     held: list[str] = []
 
@@ -76,6 +77,7 @@ async def test_a_server_s_files_and_its_log_at_debug_level_have_none(tmp_path: P
                 assert text not in content, (name, text)
 
 
+@pytest.mark.security("T3")
 async def test_no_repr_and_no_traceback_shows_one(caplog: pytest.LogCaptureFixture) -> None:
     faults = FaultyStore(MemoryStore())
     db = SessionDB(faults)
