@@ -20,10 +20,13 @@ from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from laws_model import ABSOLUTE, POLICY, Step, Worker, World
 from planted_users import EndsNothing
-from planted_writes import LostGuard, OverwritingCreate, RevivingTouch, WholeDictionary
+from planted_writes import LostGuard, WholeDictionary
 
 from databases import KINDS, database
 from sessiondb import SessionDB
+from sessiondb.core.change import Applied, Change, End
+from sessiondb.core.events import Event
+from sessiondb.stores.base import ChangeResult
 from sessiondb.stores.memory import MemoryStore
 from sessiondb.stores.sqlite import SQLiteStore
 from sessiondb.testing import ManualClock, OpenHandle, StoreWrapper
@@ -161,9 +164,19 @@ def test_the_laws_hold_whatever_races(kind: str, caplog: pytest.LogCaptureFixtur
     note(TABLE, kind, "requests", requests.get(kind, 0))
 
 
-@pytest.mark.parametrize(
-    "planted", [WholeDictionary, RevivingTouch, LostGuard, EndsNothing, OverwritingCreate], ids=str
-)
+class KeepsTheLoggedOut(StoreWrapper):
+    """Says that it has ended a session, and has not, now and then."""
+
+    async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+        kept = {change.sid for change in changes if isinstance(change, End) and change.id[0] < 64}
+        results = iter(await super().apply([change for change in changes if change.sid not in kept], events))
+        return [Applied(2) if change.sid in kept else next(results) for change in changes]
+
+
+PLANTED = [WholeDictionary, LostGuard, EndsNothing, KeepsTheLoggedOut]
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.__name__)
 def test_the_model_finds_a_store_that_breaks_a_law(
     planted: type[StoreWrapper], caplog: pytest.LogCaptureFixture
 ) -> None:
