@@ -121,4 +121,4 @@ def test_nothing_in_it_changes() -> None:
     ],
 )
 def test_whether_sessions_now_end_sooner(before: Policies, after: Policies, lowered: bool) -> None:
-    assert after.lowered_from(before) is lowered
+    assert after.caps.is_lower_than(before.caps) is lowered

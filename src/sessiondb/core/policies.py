@@ -82,14 +82,6 @@ class Policies:
             return REMEMBERED if remember else DEFAULT
         return name + _SUFFIX if remember else name
 
-    def lowered_from(self, before: Policies) -> bool:
-        """Whether sessions that ``before`` let live longer now end sooner."""
-        caps, old = self.caps, before.caps
-        names = {DEFAULT, REMEMBERED, *caps.others, *old.others}
-        return any(
-            caps.of(name).idle < old.of(name).idle or caps.of(name).absolute < old.of(name).absolute for name in names
-        )
-
 
 def policy_name(lifetime: str) -> str:
     """The name of the policy in a record's ``lifetime``: ``"normal"`` for the default one."""

@@ -58,6 +58,22 @@ class Caps(msgspec.Struct, frozen=True):
         """The time that no activity moves: creation plus absolute lifetime."""
         return record.created_at + min(record.absolute, self.of(record.lifetime).absolute)
 
+    def is_lower_than(self, before: Caps) -> bool:
+        """Whether some session that ``before`` let live longer now ends sooner."""
+        return any(
+            self.of(name).idle < before.of(name).idle or self.of(name).absolute < before.of(name).absolute
+            for name in {"normal", *self.named, *before.named}
+        )
+
+    def lesser(self, other: Caps) -> Caps:
+        """The lesser of both caps for every session."""
+
+        def of(name: str) -> Lifetimes:
+            one, two = self.of(name), other.of(name)
+            return Lifetimes(min(one.idle, two.idle), min(one.absolute, two.absolute))
+
+        return Caps(of("normal"), of("remembered"), {name: of(name) for name in {*self.others, *other.others}})
+
     def expiry_reason(self, record: Record) -> EndReason:
         """Which of the two limits ends ``record`` first."""
         if self.deadline(record) == self.hard_end(record):

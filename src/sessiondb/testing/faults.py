@@ -55,7 +55,23 @@ class Cancel:
 Fault = Delay | Fail | LoseReply | Hang | Cancel
 """What can happen to one call."""
 
-METHODS = ("load", "apply", "admit", "find", "end_where", "sweep", "append", "events", "stats", "clock", "open")
+METHODS = (
+    "load",
+    "apply",
+    "admit",
+    "find",
+    "end_where",
+    "sweep",
+    "announced",
+    "lower_checks",
+    "recall",
+    "remember",
+    "append",
+    "events",
+    "stats",
+    "clock",
+    "open",
+)
 
 
 class FaultyStore(StoreWrapper):
