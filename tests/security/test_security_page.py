@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from checks import GROUPS
 from page import PAGE, marked_tests, page
 
@@ -19,6 +20,7 @@ def test_no_test_claims_a_check_that_there_is_not() -> None:
     assert sorted(set(marked_tests()) - {check.id for check in CHECKS}) == []
 
 
+@pytest.mark.security("O2")
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "run 'make docs'"
 
