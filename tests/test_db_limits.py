@@ -82,7 +82,11 @@ async def test_logins_are_never_held_up_by_those_who_do_not() -> None:
         assert is_limited(await shop.browser().do(put(a=1)), 60)
         for number in range(10):
             assert await (await shop.logged_in(f"user{number}")).user() == f"user{number}"
-        assert (await shop.db.create()).session.user_id is None  # a job is no visitor
+        # A job is no visitor.
+        assert (await shop.db.create()).session.user_id is None
+        async with shop.db.session() as session:
+            session["a"] = 1
+        assert session.sid is not None
 
 
 async def test_each_verb_that_would_begin_a_session_is_counted() -> None:

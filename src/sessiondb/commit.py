@@ -18,7 +18,7 @@ from sessiondb.core.record import NO_SALT, EndReason, Record
 from sessiondb.login import admit, log_in
 from sessiondb.parked import end_of_own, own_sid
 from sessiondb.renewing import renew, stage_due_rotation
-from sessiondb.state import Delta, StagedLogin, StagedReauthentication, State
+from sessiondb.state import NOBODY, Delta, StagedLogin, StagedReauthentication, State
 from sessiondb.writes import (
     applied,
     become_anonymous,
@@ -128,7 +128,8 @@ async def _create(session: dict[str, Any], state: State) -> None:
         raise HeadersSent("A session cannot be created after the response headers have left.")
     runtime = state.runtime
     await runtime.ready()  # its clock dates what is new
-    runtime.abuse.begin_session(runtime, state.visitor.ip)
+    if state.visitor is not NOBODY:  # a job is no visitor
+        runtime.abuse.begin_session(runtime, state.visitor.ip)
     promised, state.promised = state.promised, None
     record, issued = new_record(runtime, data=whole(session, runtime), client=state.visitor.encoded(), issued=promised)
     event = runtime.event(EventType.SESSION_CREATED, record=record, ip=state.visitor.ip)

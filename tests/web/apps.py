@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from ending_app import with_endings
 from fastapi import FastAPI, Request
 from forms import with_forms
 from live_app import with_live_pages
@@ -24,12 +25,14 @@ from sessiondb import (
     Cookie,
     CrossOrigin,
     CurrentSession,
+    Limits,
     Policy,
     Session,
     SessionDB,
     SessionMiddleware,
     background,
     open_store,
+    readiness,
 )
 from sessiondb.testing import Fail, FaultyStore, LoseReply
 
@@ -65,7 +68,8 @@ def database(settings: dict[str, Any]) -> SessionDB:
     if rates:
         # Another seed in each process.
         source = FaultyStore(open_store(source), rates=rates, seed=os.getpid(), methods=frozenset({"apply"}))
-    return SessionDB(source, policy=Policy(**settings.get("policy", {})), **settings.get("db", {}))
+    limits = Limits(**settings.get("limits", {}))
+    return SessionDB(source, policy=Policy(**settings.get("policy", {})), limits=limits, **settings.get("db", {}))
 
 
 def shop(settings: dict[str, Any]) -> FastAPI:
@@ -195,6 +199,12 @@ def shop(settings: dict[str, Any]) -> FastAPI:
         page = await db.events(type=type, sid=sid, limit=1000)
         return [{"type": one.type, "sid": one.sid, "reason": one.reason} for one in page.events]
 
+    @app.get("/suspicious")
+    async def suspicious() -> list[str]:
+        return [one.network for one in db.suspicious_networks()]
+
+    app.add_api_route("/readyz", readiness(db))
+
     @app.get("/stats")
     async def stats() -> dict[str, Any]:
         counted = await db.stats()
@@ -243,6 +253,11 @@ def live(settings: dict[str, Any]) -> FastAPI:
     return with_live_pages(shop(settings), settings.get("between", False))
 
 
+def endings(settings: dict[str, Any]) -> ASGIApp:
+    """The shop, with what ends sessions."""
+    return with_endings(shop(settings), settings)
+
+
 def main() -> None:
     """Serve until told to stop."""
     import uvicorn
@@ -260,6 +275,7 @@ def main() -> None:
         "surfaces": surfaces,
         "forms": forms,
         "live": live,
+        "endings": endings,
     }
     app = apps[name](settings)
     config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=5, **settings.get("uvicorn", {}))
