@@ -9,10 +9,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 
 from examples.shop.catalogue import ITEMS, ItemInPath
-from examples.shop.pages import Page, flash, see_other
+from examples.shop.pages import Page, see_other
 from examples.shop.sign_in import SignedIn
 from examples.shop.users import USERS
-from sessiondb import CurrentSession, SessionOf, session_of
+from sessiondb import CurrentSession, SessionOf, flash, session_of
 
 router = APIRouter()
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from examples.shop.database import Database
-from examples.shop.pages import Page, flash, see_other
+from examples.shop.pages import Page, see_other
 from examples.shop.sign_in import SignedIn
 from examples.shop.user_agent import describe
-from sessiondb import CurrentSession, RequireLogin, SessionInfo
+from sessiondb import CurrentSession, RequireLogin, SessionInfo, flash
 
 router = APIRouter()
 

@@ -1,9 +1,8 @@
-"""What every page has in common: the template, the signed-in user, the cart's count, the flash message."""
+"""What every page has in common: the template, the signed-in user, the cart's count."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +14,9 @@ from fastapi.templating import Jinja2Templates
 from examples.shop import moments
 from examples.shop.users import USERS
 from sessiondb import CurrentSession
+from sessiondb.web.templates import setup
 
-templates = Jinja2Templates(directory=Path(__file__).parent / "templates")
+templates = setup(Jinja2Templates(directory=Path(__file__).parent / "templates"))
 templates.env.filters.update(ago=moments.ago, until=moments.until, iso=moments.iso, exact=moments.exact)
 templates.env.globals["pid"] = os.getpid
 
@@ -35,19 +35,12 @@ class PageRenderer:
             "user": USERS.get(session.user_id or ""),
             "cart_count": sum(session.get("cart", {}).values()),
             "visits": session.get("visits", 0),
-            # Shown once: taking it out is saved like any other change, before the page is sent.
-            "flash": session.pop("flash", None),
             "sid": session.sid,
         }
         return templates.TemplateResponse(self.request, template, shared | context)
 
 
 Page = Annotated[PageRenderer, Depends()]
-
-
-def flash(session: MutableMapping[str, Any], message: str) -> None:
-    """Have the next page show ``message``."""
-    session["flash"] = message
 
 
 def see_other(path: str) -> RedirectResponse:

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from examples.shop.pages import Page, flash, see_other
+from examples.shop.pages import Page, see_other
 from examples.shop.users import USERS
-from sessiondb import CurrentSession, require_login
+from sessiondb import CurrentSession, flash, require_login
 
 router = APIRouter()
 

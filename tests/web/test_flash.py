@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,24 @@ def test_the_order_is_that_of_the_calls_and_the_newest_stay(count: int) -> None:
     for n in range(count):
         flash(data, str(n))
     assert [int(message) for _, message in flashes(data)] == list(range(max(0, count - MOST_MESSAGES), count))
+
+
+def test_the_order_is_that_of_the_calls_also_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(10**15, -1000)
+    monkeypatch.setattr("sessiondb.web.flash.system_clock", lambda: next(clock))
+    data: dict[str, Any] = {}
+    for n in range(5):
+        flash(data, str(n))
+    assert [message for _, message in flashes(data)] == ["0", "1", "2", "3", "4"]
+
+
+def test_messages_of_one_microsecond_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessiondb.web.flash.system_clock", lambda: 10**15)
+    here: dict[str, Any] = {}
+    there: dict[str, Any] = {}
+    flash(here, "a")
+    flash(there, "a")
+    assert len(flashes(here | there)) == 2
 
 
 async def test_what_is_no_text_is_refused(pages: Pages) -> None:

@@ -145,10 +145,11 @@ async def test_only_a_template_that_asks_uses_the_session(http: httpx.AsyncClien
     assert "set-cookie" in (await http.get("/page/form")).headers
 
 
-async def test_a_page_without_a_session_middleware_fails_only_if_it_asks() -> None:
-    app = with_pages(FastAPI(), setup(Jinja2Templates(env=jinja())))
-    async with browser(app) as http:
-        assert (await http.get("/page/plain")).text == "<p>hello</p>"
+async def test_an_error_page_of_a_path_without_sessions_can_be_shown() -> None:
+    app = app_on(SessionDB("memory://"), skip=("/page",))
+    async with browser(with_pages(app, setup(Jinja2Templates(env=jinja())))) as http:
+        assert (await http.get("/page/messages")).text == ""
+        assert (await http.get("/page/session")).text == "None   - False 0 "
         with pytest.raises(ConfigurationError, match="SessionMiddleware"):
             await http.get("/page/form")
 

@@ -233,6 +233,7 @@ async def test_a_login_that_narrows_keeps_the_version(shop: Shop, awaited: bool)
     ("wrong", "text"),
     [
         (lambda old, raw: raw["missing"], r"raised KeyError"),
+        (lambda old, raw: raw["items"].append("half") or raw["missing"], r"raised KeyError"),
         (lambda old, raw: None, r"returned a NoneType"),
         (lambda old, raw: raw.update(x=1), r"returned a NoneType"),
         (lambda old, raw: {"_version.Cart": 5}, r"set '_version.Cart', which sessiondb keeps"),

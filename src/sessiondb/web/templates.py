@@ -5,6 +5,8 @@
 * ``csrf_input(action="")``: the hidden field for a form, and ``csrf_token(action="")``: the token alone;
 * ``get_flashed_messages(with_categories=False, category_filter=())``: as in Flask;
 * ``session``: to be read. A page counts as using the session only if its template does.
+
+Where a path has no session (``skip=``) there are no messages, and ``session`` is empty: error pages are shown there too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from sessiondb.session import Session
 from sessiondb.web import csrf_tokens
 from sessiondb.web.finding import find_session
 from sessiondb.web.flash import Flash, flashes
+from sessiondb.web.middleware import SCOPE_KEY
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -71,7 +74,9 @@ def _of(request: Request, cookie: str | None, field: str) -> dict[str, Any]:
 
     def get_flashed_messages(with_categories: bool = False, category_filter: Collection[str] = ()) -> list[Any]:
         # Templates ask twice: whether there are any, then for each.
-        shown.extend(flashes(request, category_filter, cookie=cookie))
+        session = _session_of(request, cookie)
+        if session is not None:
+            shown.extend(flashes(session, category_filter))
         return [
             one if with_categories else one.message
             for one in shown
@@ -86,6 +91,10 @@ def _of(request: Request, cookie: str | None, field: str) -> dict[str, Any]:
     }
 
 
+def _session_of(request: Request, cookie: str | None) -> Session | None:
+    return find_session(request, cookie) if SCOPE_KEY in request.scope else None
+
+
 class _ReadOnly(Mapping[str, Any]):
     """The session as templates see it: found when it is looked at; its verbs are not for templates."""
 
@@ -95,8 +104,9 @@ class _ReadOnly(Mapping[str, Any]):
         self._request = request
         self._cookie = cookie
 
-    def _found(self) -> Session:
-        return find_session(self._request, self._cookie)
+    def _found(self) -> Mapping[str, Any]:
+        session = _session_of(self._request, self._cookie)
+        return {} if session is None else session
 
     def __getitem__(self, key: str) -> Any:
         return self._found()[key]
@@ -109,5 +119,5 @@ class _ReadOnly(Mapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         if isinstance(getattr(Session, name, None), property):
-            return getattr(self._found(), name)
+            return getattr(self._found(), name, None)
         raise AttributeError(name)
