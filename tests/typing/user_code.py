@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -36,6 +36,7 @@ from sessiondb import (
     LoginRefused,
     Policy,
     RequireCsrfToken,
+    RequireLevel,
     RequireLogin,
     RequireRecentLogin,
     Risk,
@@ -48,6 +49,7 @@ from sessiondb import (
     SessionOf,
     SessionUnavailable,
     Stats,
+    StepUp,
     Store,
     StoreError,
     StoreUnavailable,
@@ -70,6 +72,22 @@ policy = Policy(idle=timedelta(hours=8), absolute=7 * 86_400, remember=None, per
 db = SessionDB("sqlite:///sessions.db", policy=policy, timeout=1.5, on_load_error="anonymous", sweep_every=None)
 SessionDB()
 SessionDB(open_store("memory://"), policy=Policy.nist_aal2().with_(per_user=3))
+
+
+def policy_for(user_id: str) -> str | None:
+    return "staff" if user_id.startswith("staff-") else None
+
+
+async def policy_from_directory(user_id: str) -> str:
+    return "staff"
+
+
+SessionDB(policies={"staff": Policy.nist_aal2(), "admin": Policy.nist_aal3()}, policy_for=policy_for)
+SessionDB(policies={"staff": Policy.nist_aal1()}, policy_for=policy_from_directory)
+db.set_policy(Policy(idle=60, step_up=timedelta(minutes=5)))
+db.set_policy(policies={"staff": Policy()})
+assert_type(db.policy, Policy)
+assert_type(db.policies, Mapping[str, Policy])
 
 app = FastAPI(lifespan=db.lifespan)
 app.add_middleware(
@@ -121,10 +139,19 @@ async def log_in(name: str, request: Request, session: CurrentSession) -> dict[s
     except LoginRefused as error:
         return {"refused": error.reason}
     session.login(7)
-    session.login(UUID(int=7))
+    session.login(UUID(int=7), methods=("hwk",), level=3, policy="staff")
     assert_type(await session.login(name), None)
     assert_type(session.user_id, str | None)
     return {"sid": session.sid, "user": session.user_id}
+
+
+@app.post("/step-up")
+async def step_up(session: CurrentSession) -> StepUp | None:
+    session.step_up(("otp",), 2)
+    assert_type(await session.step_up(methods=["otp"], level=2), None)
+    assert_type(session.proved_at(level=2, methods=("otp", "hwk")), int | None)
+    assert_type(session.auth.level_at, int | None)
+    return session.auth.step_ups[0] if session.auth.step_ups else None
 
 
 @app.post("/login-sync")
@@ -207,6 +234,8 @@ async def socket(websocket: WebSocket, session: CurrentSession, user_id: Require
 
 PageLogin = Annotated[str, Depends(require_login(redirect="/login"))]
 RecentLogin = Annotated[str, Depends(RequireRecentLogin(timedelta(minutes=5)))]
+RecentKey = Annotated[str, Depends(RequireRecentLogin(300, methods=("hwk",)))]
+SecondFactor = Annotated[str, Depends(RequireLevel(2, max_age=timedelta(minutes=15), redirect="/step-up"))]
 AdminSession = Annotated[Session, Depends(current_session(cookie="admin"))]
 AdminLogin = Annotated[str, Security(require_login(cookie="admin"))]
 
@@ -318,6 +347,8 @@ async def messages(request: Request, session: CurrentSession) -> list[str]:
 async def script() -> None:
     async with SessionDB("sqlite:///sessions.db") as db:
         issued = await db.create("ann", {"theme": "dark"}, remember=True, methods=("pwd",), ip="192.0.2.1")
+        await db.create("ann", level=2, policy="staff")
+        assert_type(issued.session.policy, str)
         assert_type(issued, Issued)
         assert_type(issued.token, str)
         assert_type(issued.session, SessionInfo)

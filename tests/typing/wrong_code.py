@@ -13,6 +13,7 @@ from sessiondb import (
     CrossOrigin,
     CurrentSession,
     Policy,
+    RequireLevel,
     RequireLogin,
     RequireRecentLogin,
     SessionDB,
@@ -62,6 +63,13 @@ require_login(redirect=7)  # error
 current_session(cookie=b"sid")  # error
 RequireRecentLogin()  # error
 RequireRecentLogin("300")  # error
+RequireRecentLogin(300, methods=7)  # error
+RequireLevel()  # error
+RequireLevel("2")  # error
+SessionDB("memory://", policies={"staff": "strict"})  # error
+SessionDB("memory://", policy_for=7)  # error
+db.set_policy("strict")  # error
+db.policy = Policy()  # error
 
 
 async def endpoint(session: CurrentSession, user_id: RequireLogin, cart: Cart) -> None:
@@ -70,6 +78,10 @@ async def endpoint(session: CurrentSession, user_id: RequireLogin, cart: Cart) -
     session.login(object())  # error
     session.login("ann", keep=3)  # error
     session.login("ann", remember="yes")  # error
+    session.login("ann", level="2")  # error
+    session.login("ann", policy=Policy())  # error
+    session.step_up(level="2")  # error
+    session.step_up(7)  # error
     session[1] = "x"  # error
     session.user_id = "ann"  # error
     session.sid = "x"  # error
