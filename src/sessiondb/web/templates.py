@@ -6,7 +6,7 @@
 * ``get_flashed_messages(with_categories=False, category_filter=())``: as in Flask;
 * ``session``: to be read. A page counts as using the session only if its template does.
 
-Where a path has no session (``skip=``) there are no messages, and ``session`` is empty: error pages are shown there too.
+A path without a session (``skip=``) has no messages, and an empty ``session``: error pages are shown there too.
 """
 
 from __future__ import annotations
