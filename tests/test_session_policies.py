@@ -232,6 +232,18 @@ async def test_lowering_at_run_time_ends_and_raising_again_revives_nobody(named:
         assert [await unseen.user(), await used.user()] == [None, None]
 
 
+async def test_after_lowering_the_sweeper_ends_what_nobody_uses() -> None:
+    async with open_shop(policies={"staff": STAFF}) as shop:
+        staff, normal = await shop.logged_in("ann", policy="staff"), await shop.logged_in("bob")
+        shop.clock.advance(0.5 * HOUR)
+        shop.db.set_policy(policies={"staff": LOWER})
+        while (await shop.db.sweep()).more:
+            pass
+        await shop.db.sweep()
+        assert shop.record(staff.sid).end_reason == EndReason.EXPIRED_IDLE
+        assert shop.record(normal.sid).end_reason is None
+
+
 async def test_a_policy_that_is_not_configured_any_more_counts_as_the_default_one() -> None:
     async with open_shop(policy=Policy(idle=0.5 * HOUR, absolute=DAY), policies={"api": API}) as shop:
         browser = await shop.logged_in(policy="api")
