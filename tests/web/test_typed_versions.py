@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ from typed_shop import Shop, WatchedStore, setting
 
 from sessiondb import ConfigurationError, SessionDataError, SessionDB, SessionOf, session_of
 from sessiondb.testing import login
-from sessiondb.web import unknown_fields
+from sessiondb.web import typed, unknown_fields, versions
 from sessiondb.web.shapes import Shape
 
 Raw = dict[str, Any]
@@ -502,6 +504,43 @@ def test_whatever_is_moved_keeps_what_is_its_own(raw: list[Raw], data: st.DataOb
         *(more[id(line)] for line in kept),
         {},
     ]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
+FIELDS = st.fixed_dictionaries({}, optional={"lines": st.dictionaries(TEXT, st.integers(0, 9)), "note": TEXT})
+
+
+@pytest.mark.parametrize("model", CARTS)
+@given(
+    others=st.dictionaries(st.text("xyz_", min_size=1, max_size=3), JSON, max_size=4),
+    fields=FIELDS,
+    changed=FIELDS,
+    mark=st.none() | st.integers(3, 5),
+)
+def test_a_write_changes_what_was_changed_and_nothing_else(
+    model: type, others: Raw, fields: Raw, changed: Raw, mark: int | None
+) -> None:
+    key = f"_version.{model.__name__}"
+    session = {**others, **fields, **({} if mark is None else {key: mark})}
+    before = copy.deepcopy(session)
+    plan = typed._Plan(Shape(model), versions.versions(model.__name__, 3, lambda old, raw: raw), False)
+    view = typed._View(plan, Counter())
+    value = view.give(session)
+    for name, item in changed.items():
+        setattr(value, name, item)
+    view.write_back(session)
+    differs = {name: item for name, item in changed.items() if item != fields.get(name, {} if name == "lines" else "")}
+    assert session == {**before, **differs, **({key: mark or 3} if differs else {})}
+    view.write_back(session)
+    view.forget()
+    assert all(getattr(view.give(session), name) == item for name, item in changed.items())
 
 
 # -- mistakes -------------------------------------------------------------------------------------------------

@@ -97,7 +97,13 @@ class Shape(Generic[Model]):
         except (NameError, TypeError) as error:
             raise _unresolved(model, error) from None
         self.read = lambda values: msgspec.convert(values, self.model, str_keys=True)
-        self._dump = lambda value: msgspec.to_builtins(value, str_keys=True)
+        if dataclasses.is_dataclass(model):
+            # By name: a default that msgspec leaves to the class is no attribute of the object, which is all it dumps.
+            self._dump = lambda value: {
+                name: msgspec.to_builtins(getattr(value, name), str_keys=True) for name in self.fields
+            }
+        else:
+            self._dump = lambda value: msgspec.to_builtins(value, str_keys=True)
 
     def _check(self) -> None:
         name = self.model.__name__

@@ -22,7 +22,8 @@ def fields_of(kind: type) -> dict[str, str]:
     if names is not None:
         return {name: name for name in names}
     if dataclasses.is_dataclass(kind):
-        return {field.name: field.name for field in dataclasses.fields(kind)}
+        # msgspec takes those with an underscore for private.
+        return {field.name: field.name for field in dataclasses.fields(kind) if not field.name.startswith("_")}
     if issubclass(kind, msgspec.Struct) and not kind.__struct_config__.array_like:
         return {field.encode_name: field.name for field in msgspec.structs.fields(kind)}
     return {}
