@@ -93,7 +93,7 @@ class Runtime:
         self._inner: Store = RecoveringStore(store)
         self.reencryption: Reencryption | None = None
         if settings.keys is not None:
-            encrypting = EncryptingStore(self._inner, settings.keys)
+            encrypting = EncryptingStore(self._inner, settings.keys, patience=min(1.0, settings.timeout / 2))
             self._inner = encrypting
             self.reencryption = Reencryption(
                 store, encrypting, settings.keys, caps=lambda: self.caps, now=self.now, timeout=settings.timeout * 5

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from databases import KINDS, new_url
-from sessiondb import ConfigurationError, KeyRing, SessionDB, open_store
+from sessiondb import ConfigurationError, KeyRing, SessionDB, StoreUnavailable, open_store
 from sessiondb.core import codec
 from sessiondb.core.token import Sid
 from sessiondb.ops.commands import app
@@ -374,3 +374,58 @@ def test_the_other_commands_need_no_key(tmp_path: Path) -> None:
     assert run("sweep", url).exit_code == 0
     assert run("doctor", url).exit_code == 0
     assert run("revoke", "--user", "user0", "--url", url).exit_code == 0
+
+
+@pytest.mark.security("K4")
+async def test_a_background_walk_on_every_database(url: str) -> None:
+    tokens = await made(url, 130)
+    async with database(url, NEW, OLD) as db:
+        reencryption = db.runtime.reencryption
+        assert reencryption is not None
+        await reencryption.in_background()
+        assert await keys_used(url) == {NEW_ID: 260}
+        async with db.session(tokens[0]) as session:
+            assert session["n"] == 0
+
+
+async def test_keys_are_fetched_when_the_database_opens() -> None:
+    """A key service that is away is as a database that is away; what it says wrongly stops the start."""
+    answer: Any = RuntimeError("the service is away")
+
+    async def fetch() -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    db = SessionDB("memory://", keys=KeyRing.from_callable(fetch), sweep_every=None)
+    with pytest.raises(StoreUnavailable, match="RuntimeError"):
+        await db.open()
+    await db.close()
+    answer = ["changeme"]
+    with pytest.raises(ConfigurationError):
+        await SessionDB("memory://", keys=KeyRing.from_callable(fetch), sweep_every=None).open()
+    answer = [NEW]
+    async with SessionDB("memory://", keys=KeyRing.from_callable(fetch), sweep_every=None) as db:
+        issued = await db.create("ann", {"n": 1})
+        async with db.session(issued.token) as session:
+            assert session["n"] == 1
+
+
+async def test_keys_are_read_again_on_a_schedule(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(OLD)
+    path.chmod(0o600)
+    ring = KeyRing.from_file(path, refresh_every=1)
+    started: dict[str, Any] = {}
+    async with SessionDB("memory://", keys=ring, sweep_every=None) as db:
+        reencryption = db.runtime.reencryption
+        assert reencryption is not None
+        reencryption.schedule(lambda name, every, work: started.update({name: (every, work)}))
+        every, refresh = started["keys"]
+        assert every == 1
+        path.write_text(f"{NEW}\n{OLD}")
+        await refresh()
+        assert ring.ids == (NEW_ID, OLD_ID)
+        path.write_text("half a k")
+        await refresh()  # told in the log, and the keys stay
+        assert ring.ids == (NEW_ID, OLD_ID)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from sessiondb import KeyRing, SessionDataError
+from sessiondb import KeyRing, SessionDataError, SessionDB
 from sessiondb.core import codec
 from sessiondb.core.change import Create
 from sessiondb.core.record import Record
@@ -194,13 +194,13 @@ async def test_an_unknown_key_is_asked_for_once(monkeypatch: pytest.MonkeyPatch)
 def test_each_session_has_its_own_key_and_the_cache_is_bounded() -> None:
     """The bound of 2**32 random nonces holds for one session, not for all together."""
     sealer = Sealer(KeyRing(NEW))
-    cipher = sealer._cipher
+    place = sealer._place
     key = KeyRing(NEW).current
     nonce = secrets.token_bytes(12)
-    assert cipher(key, SID).encrypt(nonce, b"x", b"") != cipher(key, OTHER).encrypt(nonce, b"x", b"")
+    assert place(key, SID)[0](nonce, b"x", b"") != place(key, OTHER)[0](nonce, b"x", b"")
     for number in range(10_000):
-        cipher(key, str(number))
-    assert cipher.cache_info().currsize <= 4096  # type: ignore[attr-defined]
+        place(key, str(number))
+    assert place.cache_info().currsize <= 4096  # type: ignore[attr-defined]
 
 
 def test_the_envelope_is_what_the_documentation_says() -> None:
@@ -217,3 +217,23 @@ def test_the_envelope_is_what_the_documentation_says() -> None:
     derived = HKDFExpand(SHA256(), 32, label + SID.encode()).derive(RING.current.secret)
     opened = AESGCM(derived).decrypt(raw[:12], raw[12:], label + key_id.encode() + SID.encode() + b"cart")
     assert opened == b'["tea"]'
+
+
+async def test_a_key_service_that_hangs_fails_nobody_else() -> None:
+    """Who waits for an unknown key waits less than a call of the store may take: the rest of the batch is answered."""
+    hanging = False
+
+    async def fetch() -> list[str]:
+        if hanging:
+            await asyncio.Event().wait()
+        return [OLD]
+
+    memory = MemoryStore()
+    there = SessionDB(memory, keys=KeyRing(NEW, OLD), sweep_every=None)
+    here = SessionDB(memory, keys=KeyRing.from_callable(fetch, timeout=60), sweep_every=None, timeout=4)
+    async with there, here:
+        new = await there.create("ann", {"n": 1})
+        old = await here.create("bob", {"n": 2})
+        hanging = True
+        found = await asyncio.gather(here.get(new.session.sid), here.get(old.session.sid))
+        assert [one.data for one in found if one is not None] == [{}, {"n": 2}]

@@ -20,7 +20,7 @@ from sessiondb.core.errors import SessionDataError
 
 MAX_DEPTH = 24
 MAX_BYTES = 64 * 1024
-_UNREADABLE = b"\0"  # begins no JSON
+_UNREADABLE = b"\0unreadable: "  # begins no JSON
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 _encode = msgspec.json.Encoder().encode
@@ -101,8 +101,8 @@ def unreadable(why: str) -> bytes:
 
 
 def _not_readable(data: bytes, error: Exception) -> SessionDataError:
-    if data[:1] == _UNREADABLE:
-        return SessionDataError(data[1:].decode("utf-8", "replace"))
+    if data.startswith(_UNREADABLE):
+        return SessionDataError(data.removeprefix(_UNREADABLE).decode("utf-8", "replace"))
     return SessionDataError(f"The stored session data is not a JSON object: {error}.")
 
 

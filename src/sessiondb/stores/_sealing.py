@@ -17,7 +17,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -25,9 +25,6 @@ from sessiondb.core import codec
 from sessiondb.core.errors import SessionDataError
 from sessiondb.core.keys import KEY_ID_LENGTH, Key, Plain, aes_gcm
 from sessiondb.core.record import Record
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MARK = b'"sdb1.'
 _AT = len(MARK) + KEY_ID_LENGTH + 1  # where the base64 begins
@@ -39,8 +36,16 @@ _EMPTY = b"{}"
 _TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 # The standard alphabet and padding are no second spelling: they become what no alphabet has.
 _TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/!!!")
-# The last character may only carry the bits that are there: otherwise one value had several spellings.
-_LAST = {0: None, 2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
+# By the length of the base64: its last character, which may only carry the bits that are there (otherwise one value had
+# several spellings), and the padding that was left out.
+_ALL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+_TAILS: tuple[tuple[frozenset[int], bytes], ...] = (
+    (_ALL, b""),
+    (frozenset(), b""),  # no bytes have this length
+    (frozenset(b"AQgw"), b"=="),
+    (frozenset(b"AEIMQUYcgkosw048"), b"="),
+)
+_DOT, _QUOTE = ord("."), ord('"')
 
 
 class Keys(Protocol):
@@ -75,6 +80,9 @@ class Opened(Record, frozen=True, gc=False):
     opened: bytes = _EMPTY
 
 
+# How to encrypt and decrypt (nonce, data, associated data) for one session, and what its associated data begin with.
+Place = tuple[Callable[[bytes, bytes, bytes], bytes], Callable[[bytes, bytes, bytes], bytes], bytes]
+
 _opened: Callable[..., Opened] = Opened
 _DATA = Record.__struct_fields__.index("data")
 
@@ -82,7 +90,7 @@ _DATA = Record.__struct_fields__.index("data")
 class Sealer:
     """Encrypts and decrypts values and whole records with the keys of a ring."""
 
-    __slots__ = ("_cipher", "_invalid", "_keys")
+    __slots__ = ("_invalid", "_keys", "_place")
 
     def __init__(self, keys: Keys) -> None:
         cipher, self._invalid = aes_gcm()
@@ -90,10 +98,13 @@ class Sealer:
 
         # A key of a session costs as much as decrypting five values. The cache is small, and forgets what is not used.
         @lru_cache(_CACHED)
-        def of_session(key: Key, sid: str) -> AESGCM:
-            return cipher(hmac.digest(key.secret, _LABEL + sid.encode() + b"\x01", "sha256"))
+        def of_session(key: Key, sid: str) -> Place:
+            raw = sid.encode()
+            own = cipher(hmac.digest(key.secret, _LABEL + raw + b"\x01", "sha256"))
+            # Label, id and sid have fixed lengths, so no two places share one spelling.
+            return own.encrypt, own.decrypt, _LABEL + key.id + raw
 
-        self._cipher: Callable[[Key, str], AESGCM] = of_session
+        self._place: Callable[[Key, str], Place] = of_session
 
     # -- one value ----------------------------------------------------------------------------------------
 
@@ -103,10 +114,11 @@ class Sealer:
         if self._keys.plain == "write" and not is_sealed(value):
             return value
         key = self._keys.current
+        encrypt, _, place = self._place(key, sid)
         nonce = secrets.token_bytes(_NONCE)
-        sealed = nonce + self._cipher(key, sid).encrypt(nonce, value, _associated(key.id, sid, name))
-        text = binascii.b2a_base64(sealed, newline=False).rstrip(b"=").translate(_TO_URLSAFE)
-        return b"%b%b.%b" % (MARK, key.id, text) + b'"'
+        sealed = nonce + encrypt(nonce, value, place + name.encode())
+        text = binascii.b2a_base64(sealed, newline=False).translate(_TO_URLSAFE).rstrip(b"=")
+        return b'%b%b.%b"' % (MARK, key.id, text)
 
     def open(self, sid: str, name: str, stored: bytes) -> bytes:
         """The value (JSON) in ``stored``. Raises ``UnknownKey``, or ``SessionDataError`` for what is refused."""
@@ -127,9 +139,14 @@ class Sealer:
                 key=name,
             )
         try:
-            sealed = _decode(stored)
-            return self._cipher(key, sid).decrypt(sealed[:_NONCE], sealed[_NONCE:], _associated(key_id, sid, name))
-        except (self._invalid, ValueError):
+            text = stored[_AT:-1]
+            last, padding = _TAILS[len(text) & 3]
+            if stored[_AT - 1] != _DOT or stored[-1] != _QUOTE or text[-1] not in last:
+                raise ValueError("no envelope")
+            sealed = binascii.a2b_base64(text.translate(_TO_STANDARD) + padding, strict_mode=True)
+            _, decrypt, place = self._place(key, sid)
+            return decrypt(sealed[:_NONCE], sealed[_NONCE:], place + name.encode())
+        except (self._invalid, ValueError, IndexError):
             raise SessionDataError(
                 f"session[{name!r}] cannot be decrypted: it was changed in the database, or moved there from "
                 "another session or key.",
@@ -170,16 +187,3 @@ def is_sealed(stored: bytes) -> bool:
 def key_id_of(stored: bytes) -> bytes | None:
     """The id of the key that ``stored`` names; ``None`` for a value that is not encrypted."""
     return stored[len(MARK) : _AT - 1] if is_sealed(stored) else None
-
-
-def _associated(key_id: bytes, sid: str, name: str) -> bytes:
-    # Label, id and sid have fixed lengths, so no two places share one spelling.
-    return b"".join((_LABEL, key_id, sid.encode(), name.encode()))
-
-
-def _decode(stored: bytes) -> bytes:
-    text = stored[_AT:-1]
-    last = _LAST.get(len(text) % 4, frozenset())
-    if stored[_AT - 1 : _AT] != b"." or stored[-1:] != b'"' or (last is not None and text[-1] not in last):
-        raise ValueError("no envelope")
-    return binascii.a2b_base64(text.translate(_TO_STANDARD) + b"=" * (-len(text) % 4), strict_mode=True)

@@ -71,16 +71,18 @@ class EncryptingStore:
 
     A record that cannot be decrypted is answered with data that nothing decodes, so that it fails alone: whoever reads
     it gets a ``SessionDataError`` that says why. If a value names a key that is not in the ring, and the ring can get
-    keys from elsewhere, it is asked again, every ten seconds at most, for a second at most.
+    keys from elsewhere, it is asked again: every ten seconds at most, and for ``patience`` seconds at most, which must
+    be less than a call of the store may take.
 
     Compose it as ``CoalescingStore(EncryptingStore(RecoveringStore(store), ring))``: then what is merged is encrypted
     once, and a repeated write is the same bytes.
     """
 
-    __slots__ = ("_asked_at", "_asking", "_ring", "_sealer", "_store")
+    __slots__ = ("_asked_at", "_asking", "_patience", "_ring", "_sealer", "_store")
 
-    def __init__(self, store: Store, ring: Ring) -> None:
+    def __init__(self, store: Store, ring: Ring, *, patience: float = ASK_FOR) -> None:
         self._store = store
+        self._patience = patience
         self._ring = ring
         self._sealer = Sealer(ring)
         self._asking = asyncio.Lock()
@@ -245,7 +247,7 @@ class EncryptingStore:
             if time.monotonic() - asked_at < ASK_EVERY:
                 return False
             try:
-                async with asyncio.timeout(ASK_FOR):
+                async with asyncio.timeout(self._patience):
                     await self._ring.refresh()
             except (ConfigurationError, StoreError, TimeoutError) as error:
                 log.error(
