@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from examples.shop.pages import Page, see_other
 from examples.shop.users import USERS
-from sessiondb import CurrentSession, flash, require_login
+from sessiondb import CurrentSession, ended_message, flash, require_login
 
 router = APIRouter()
 
@@ -34,7 +34,7 @@ async def choose(page: Page, session: CurrentSession, next: str = "/", bye: bool
         "sign_in.html",
         users=USERS.values(),
         next=next,
-        why=WHY_SIGNED_OUT.get(reason or "") if session.user_id is None else None,
+        why=ended_message(reason, WHY_SIGNED_OUT) if session.user_id is None else None,
     )
 
 

@@ -14,7 +14,7 @@ from planting import BOUNDLESS
 from sessiondb.core.change import Applied, Change, Create, End, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event
-from sessiondb.core.record import EndReason, Record
+from sessiondb.core.record import EndReason, Record, is_impersonated
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import (
     Admission,
@@ -240,3 +240,34 @@ class RefusesByRank(StoreWrapper):
             if login.sid in sids[: login.per_user]:
                 return await super().admit(replace(login, per_user=None))
         return await super().admit(login)
+
+
+class LiftsNoLock(StoreWrapper):
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        return await super().end_where(replace(query, lift=False), reason)
+
+
+class EndsTheUnlocked(StoreWrapper):
+    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
+        return await super().end_where(replace(query, sids=None) if query.lift else query, reason)
+
+
+class HidesLocks(StoreWrapper):
+    async def admit(self, login: Login) -> Admission:
+        return replace(await super().admit(login), not_before=None)
+
+
+class ForgetsOtherNames(StoreWrapper):
+    async def admit(self, login: Login) -> Admission:
+        return await super().admit(replace(login, also=()))
+
+
+class CountsImpersonators(StoreWrapper):
+    """Whoever impersonates a user takes a place in that user's limit."""
+
+    async def admit(self, login: Login) -> Admission:
+        if login.per_user is None:
+            return await super().admit(login)
+        records = await self.store.load(await living(self.store, login))
+        others = sum(record is not None and is_impersonated(record.auth) for record in records)
+        return await super().admit(replace(login, per_user=max(1, login.per_user - others)))
