@@ -77,6 +77,7 @@ async def test_expires_at_is_the_nearer_of_the_two_ends() -> None:
         assert (await browser.do(tell)).result[0] == start + int(2 * HOUR * 1e6)
 
 
+@pytest.mark.security("L3")
 async def test_a_page_that_does_not_use_the_session_does_not_keep_it_alive() -> None:
     async with open_shop(policy=SHORT) as shop:
         browser = await shop.logged_in()
@@ -169,9 +170,46 @@ async def test_signing_in_again_decides_anew_whether_to_be_remembered(remember: 
         assert await alive(shop, browser) is remember
 
 
+# -- presets --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.security("L4")
+@pytest.mark.parametrize(
+    ("preset", "idle", "absolute"),
+    [
+        (Policy.nist_aal1(), 30 * DAY, 30 * DAY),
+        (Policy.nist_aal2(), HOUR, DAY),
+        (Policy.nist_aal3(), HOUR / 4, DAY / 2),
+    ],
+    ids=["AAL1", "AAL2", "AAL3"],
+)
+async def test_a_preset_keeps_the_limits_of_its_level_and_activity_moves_the_idle_one_alone(
+    preset: Policy, idle: float, absolute: float
+) -> None:
+    async with open_shop(policy=preset) as shop:
+        idling = shop.browser()
+        await idling.do(lambda session: session.login("ann", remember=True))
+        shop.clock.advance(idle - TICK)
+        assert await alive(shop, idling)
+        shop.clock.advance(TICK)
+        assert await idling.user() is None
+        busy = await shop.logged_in("ann")
+        steps = int(absolute / idle * 2)
+        for step in range(steps):
+            shop.clock.advance(absolute / steps - (TICK if step == steps - 1 else 0))
+            if step % 5 == 4:
+                await busy.do(lambda session: session.rotate())
+            assert await busy.user() == "ann"
+            await shop.flush()
+        shop.clock.advance(TICK)
+        assert await busy.user() is None
+        assert await ended_reason(busy) == EndReason.EXPIRED_ABSOLUTE
+
+
 # -- another policy -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("L3")
 async def test_lowering_the_policy_ends_old_sessions() -> None:
     async with open_shop(policy=SHORT) as shop:
         browser = await shop.logged_in()

@@ -16,6 +16,7 @@ from sessiondb.core.record import EndReason
 # -- what comes along -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("L1")
 async def test_the_anonymous_cart_comes_along_and_its_old_token_opens_nothing() -> None:
     async with open_shop() as shop:
         browser = await shop.with_cart(cart=["tea"], theme="dark")
@@ -26,6 +27,7 @@ async def test_the_anonymous_cart_comes_along_and_its_old_token_opens_nothing() 
         assert not {browser.parsed.series, browser.parsed.secret} & {thief.parsed.series, thief.parsed.secret}
 
 
+@pytest.mark.security("L2")
 async def test_keep_narrows_what_comes_along() -> None:
     async with open_shop() as shop:
         browser = await shop.with_cart(cart=["tea"], theme="dark", secret_question="?")
@@ -93,6 +95,7 @@ async def test_what_others_took_out_after_the_login_request_saved_it_does_not_co
 
 
 @pytest.mark.parametrize("wait", [False, True], ids=["unawaited", "awaited"])
+@pytest.mark.security("L2", "L11")
 async def test_another_users_data_never_comes_along(wait: bool) -> None:
     async with open_shop() as shop:
         browser = await shop.logged_in("ann")
@@ -109,6 +112,7 @@ async def test_another_users_data_never_comes_along(wait: bool) -> None:
         assert shop.record(old).end_reason == EndReason.LOGIN
 
 
+@pytest.mark.security("L11")
 async def test_what_was_written_for_a_user_that_another_login_replaces_in_the_same_request_is_dropped() -> None:
     async with open_shop() as shop:
         browser = await shop.with_cart(cart=["tea"])
@@ -124,6 +128,7 @@ async def test_what_was_written_for_a_user_that_another_login_replaces_in_the_sa
         assert await shop.db.sessions_of("ann", include_ended=True) == []
 
 
+@pytest.mark.security("L2", "L11")
 async def test_a_logout_then_a_login_takes_nothing_along() -> None:
     async with open_shop() as shop:
         browser = await shop.logged_in("ann")
@@ -226,6 +231,7 @@ async def test_what_another_request_wrote_into_the_cart_during_the_login_comes_a
         assert (await shop.db.stats()).live == 1
 
 
+@pytest.mark.security("L2")
 async def test_keep_also_narrows_what_others_wrote_during_the_login() -> None:
     async with open_shop() as shop:
         browser = await shop.with_cart(cart=["tea"], theme="dark")
@@ -280,6 +286,7 @@ async def test_a_write_that_comes_after_the_login_replaced_its_session_is_droppe
 # -- limits and refusals --------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("L9")
 async def test_the_oldest_session_makes_room() -> None:
     async with open_shop(policy=Policy(per_user=2)) as shop:
         browsers = []

@@ -100,6 +100,7 @@ async def test_a_request_that_is_told_the_new_token_can_write() -> None:
 
 
 @faces
+@pytest.mark.security("L1")
 async def test_the_previous_token_is_served_for_30_s_after_the_new_one_was_seen(face: str) -> None:
     async with open_shop() as shop:
         _, old = await rotated(shop, confirmed=True)
@@ -155,6 +156,7 @@ async def twice_awaited(session: Session) -> None:
 
 
 @faces
+@pytest.mark.security("L1")
 async def test_the_previous_token_after_the_grace_is_reuse_and_ends_the_session(face: str) -> None:
     async with open_shop() as shop:
         browser, old = await rotated(shop, confirmed=True)
@@ -308,6 +310,7 @@ async def test_a_sign_in_does_not_go_through_while_somebody_keeps_rotating() -> 
 # -- step-up --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("L1")
 async def test_signing_in_again_kills_the_old_token_at_once_and_ends_nothing() -> None:
     async with open_shop() as shop:
         browser = await shop.logged_in()
@@ -357,6 +360,7 @@ async def test_two_verbs_in_one_request_send_one_token() -> None:
 # -- Policy(rotate_every) -------------------------------------------------------------------------------------
 
 
+@pytest.mark.security("L3")
 async def test_a_session_rotates_by_itself_when_its_secret_is_old_enough() -> None:
     async with open_shop(policy=Policy(rotate_every=HOUR)) as shop:
         browser = await shop.logged_in()

@@ -40,12 +40,14 @@ def test_caps_shorten_and_never_lengthen(idle: int, absolute: int, cap_idle: int
     assert caps.expiry_reason(stored) is expected
 
 
+@pytest.mark.security("L4")
 def test_defaults_and_presets() -> None:
     caps = Policy().caps
     assert caps.normal == Lifetimes(14 * DAY, 30 * DAY)
     assert caps.remembered == Lifetimes(90 * DAY, 90 * DAY)
     assert Policy().keep_ended_micros == 7 * DAY
     assert Policy().rotate_every_micros is None
+    assert Policy.nist_aal1().caps == Caps(*[Lifetimes(30 * DAY, 30 * DAY)] * 2)
     assert Policy.nist_aal2().caps == Caps(*[Lifetimes(3600 * SECOND, 24 * 3600 * SECOND)] * 2)
     assert Policy.nist_aal3().caps == Caps(*[Lifetimes(900 * SECOND, 12 * 3600 * SECOND)] * 2)
     assert Policy.nist_aal2().with_(per_user=3).per_user == 3
@@ -73,6 +75,9 @@ def test_seconds_and_timedeltas_are_the_same() -> None:
         ({"absolute": 10**30}, "absolute"),
         ({"remember": 0}, "remember"),
         ({"keep_ended": 0}, "keep_ended"),
+        ({"step_up": 0}, "step_up"),
+        ({"step_up": None}, "step_up"),
+        ({"step_up": float("inf")}, "step_up"),
         ({"rotate_every": 59}, "rotate_every"),
         ({"rotate_every": True}, "rotate_every"),
         ({"per_user": 0}, "per_user"),
@@ -83,6 +88,7 @@ def test_seconds_and_timedeltas_are_the_same() -> None:
         ({"on_limit": "kick"}, "on_limit"),
     ],
 )
+@pytest.mark.security("L5")
 def test_contradictions_are_refused_at_start_up(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Policy(**settings)

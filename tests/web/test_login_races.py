@@ -18,6 +18,7 @@ async def live(client: httpx.AsyncClient, server: Server, who: str) -> list[str]
     return found
 
 
+@pytest.mark.security("L9")
 async def test_the_limit_holds_under_concurrent_logins(tmp_path: Path, url: str, client: httpx.AsyncClient) -> None:
     settings = {"url": url, "policy": {"per_user": 3}, "db": {"timeout": 30}}
     with serving("shop", tmp_path, count=2, **settings) as servers:
@@ -32,6 +33,7 @@ async def test_the_limit_holds_under_concurrent_logins(tmp_path: Path, url: str,
         assert {one["reason"] for one in seen if one["user"] is None} <= {"limit", None}
 
 
+@pytest.mark.security("L9")
 async def test_a_limit_that_refuses_holds_too(tmp_path: Path, url: str, client: httpx.AsyncClient) -> None:
     settings = {"url": url, "policy": {"per_user": 3, "on_limit": "refuse"}, "db": {"timeout": 30}}
     with serving("shop", tmp_path, count=2, **settings) as servers:
@@ -105,6 +107,7 @@ async def test_a_planted_token_is_never_adopted(pair: list[Server], client: http
         assert (await thief.session())["user"] is None
 
 
+@pytest.mark.security("L1")
 async def test_a_login_ends_the_token_that_was_known_before(pair: list[Server], client: httpx.AsyncClient) -> None:
     who = user()
     victim = await cart(client, pair[0], cart=["tea"])
@@ -175,6 +178,7 @@ async def test_two_logins_of_one_cart_end_it_once(pair: list[Server], client: ht
     assert all(one["data"] in ({}, {"cart": ["tea"]}) for one in seen)
 
 
+@pytest.mark.security("L2", "L11")
 async def test_another_user_brings_nothing_along(pair: list[Server], client: httpx.AsyncClient) -> None:
     first, second = user(), user()
     browser = await logged_in(client, pair[0], first)
@@ -196,6 +200,7 @@ async def test_another_user_brings_nothing_along(pair: list[Server], client: htt
     assert await Browser(client, pair[0].url, token).data() == {}
 
 
+@pytest.mark.security("L1")
 async def test_the_same_user_again_keeps_the_session_and_shuts_the_old_token_out(
     pair: list[Server], client: httpx.AsyncClient
 ) -> None:
