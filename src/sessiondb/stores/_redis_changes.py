@@ -140,7 +140,7 @@ def _failed(listings: Sequence[tuple[Sid, Keyed]], replies: Sequence[Any]) -> di
 async def _undo(store: RedisStore, unlisted: dict[Sid, Exception], results: dict[Sid, ChangeResult]) -> None:
     """A session that could not be listed must not stay: nobody could revoke it."""
     keys = [store.keys.session(sid) for sid in unlisted]
-    replies = await store.try_all([(key, ("UNLINK", key)) for key in keys], "unknown")
+    replies = await _try_afterwards(store, [(key, ("UNLINK", key)) for key in keys])
     for (sid, error), reply in zip(unlisted.items(), replies, strict=True):
         failed = isinstance(reply, Exception)
         results[sid] = _as_result(store.error(reply if failed else error, "unknown" if failed else "not_applied"))
@@ -174,10 +174,18 @@ async def _list_again(
         if user_id:
             listed = store.keys.user(user_id.decode())
             commands.append((sid, (listed, ("ZADD", listed, hard_end, sid))))
-    replies = await store.try_all([command for _, command in commands], "unknown", wait=True)
+    replies = await _try_afterwards(store, [command for _, command in commands], wait=True)
     for (sid, _), reply in zip(commands, replies, strict=True):
         if isinstance(reply, Exception):
-            results[sid] = _as_result(store.error(reply, "unknown"))
+            results[sid] = _as_result(undecided(store.error(reply, "unknown")))
+
+
+async def _try_afterwards(store: RedisStore, commands: Sequence[Keyed], *, wait: bool = False) -> list[Any]:
+    """As ``try_all``, and never raises: what was written before is to be answered, wherever the server has gone."""
+    try:
+        return await store.try_all(commands, "unknown", wait=wait)
+    except StoreError as error:
+        return [error] * len(commands)
 
 
 def _is_done(reply: Any) -> bool:
