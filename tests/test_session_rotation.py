@@ -8,9 +8,10 @@ from unittest import mock
 
 import msgspec
 import pytest
+from starlette.websockets import WebSocket
 
 from harness import DAY, HOUR, MINUTE, Browser, Shop, open_shop, put, unawaited
-from sessiondb import Policy, Session
+from sessiondb import Cookie, Policy, Session, SessionMiddleware
 from sessiondb.core import token
 from sessiondb.core.change import Rotate, Update, new_change_id
 from sessiondb.core.record import NO_SALT, EndReason
@@ -392,6 +393,35 @@ async def test_a_rotation_is_not_due_before_the_client_has_had_the_secret_of_the
         assert (late.token, await late.user()) == (browser.token, "ann")
         shop.clock.advance(HOUR)
         assert (await late.do(dict)).cookie == "set"
+
+
+async def test_a_rotation_that_is_due_comes_with_the_handshake_of_a_websocket() -> None:
+    async with open_shop(policy=Policy(rotate_every=HOUR)) as shop:
+        browser = await shop.logged_in()
+        shop.clock.advance(HOUR)
+        sent: list[Any] = []
+
+        async def chat(scope: Any, receive: Any, send: Any) -> None:
+            socket = WebSocket(scope, receive, send)
+            assert socket.session.user_id == "ann"  # type: ignore[attr-defined]
+            await socket.accept()
+            await socket.close()
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        app = SessionMiddleware(chat, shop.db, cookie=Cookie(secure=False))
+        headers = [(b"cookie", f"sid={browser.token}".encode())]
+        await app({"type": "websocket", "path": "/", "headers": headers}, receive, send)
+        assert sent[0]["type"] == "websocket.accept"
+        [value] = [value.decode() for name, value in sent[0]["headers"] if name == b"set-cookie"]
+        fresh = shop.browser(value.partition(";")[0].removeprefix("sid="))
+        assert fresh.token != browser.token
+        assert await fresh.user() == "ann"
+        assert await shop.events("session_renewed") != []
 
 
 async def test_only_a_rotation_that_took_place_is_an_event() -> None:

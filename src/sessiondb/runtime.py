@@ -22,7 +22,7 @@ from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.limits import Limits
 from sessiondb.core.policies import Policies
-from sessiondb.core.policy import SECOND, Caps, Policy, touch_interval
+from sessiondb.core.policy import SECOND, Caps, touch_interval
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.hooks import Announcer, Hooks
@@ -131,11 +131,6 @@ class Runtime:
         """Go by ``policies`` from now on. May be called from another thread."""
         self.policies = policies
         self.caps: Caps = policies.caps
-
-    @property
-    def policy(self) -> Policy:
-        """The default policy."""
-        return self.policies.default
 
     def touch_interval(self, record: Record) -> int:
         """How old ``last_seen_at`` of ``record`` may get before it is written again."""
