@@ -142,8 +142,10 @@ async def _undo(store: RedisStore, unlisted: dict[Sid, Exception], results: dict
     keys = [store.keys.session(sid) for sid in unlisted]
     replies = await _try_afterwards(store, [(key, ("UNLINK", key)) for key in keys])
     for (sid, error), reply in zip(unlisted.items(), replies, strict=True):
-        failed = isinstance(reply, Exception)
-        results[sid] = _as_result(store.error(reply if failed else error, "unknown" if failed else "not_applied"))
+        if isinstance(reply, Exception):
+            results[sid] = _as_result(undecided(store.error(reply, "unknown")))
+        else:
+            results[sid] = _as_result(store.error(error, "not_applied"))
 
 
 def _creates(change: Change) -> bool:
