@@ -25,6 +25,7 @@ from sessiondb import (
     Cookie,
     CrossOrigin,
     CurrentSession,
+    KeyRing,
     Limits,
     Policy,
     Session,
@@ -69,7 +70,9 @@ def database(settings: dict[str, Any]) -> SessionDB:
         # Another seed in each process.
         source = FaultyStore(open_store(source), rates=rates, seed=os.getpid(), methods=frozenset({"apply"}))
     limits = Limits(**settings.get("limits", {}))
-    return SessionDB(source, policy=Policy(**settings.get("policy", {})), limits=limits, **settings.get("db", {}))
+    keys = KeyRing(*settings["keys"]) if "keys" in settings else None
+    policy = Policy(**settings.get("policy", {}))
+    return SessionDB(source, policy=policy, limits=limits, keys=keys, **settings.get("db", {}))
 
 
 def shop(settings: dict[str, Any]) -> FastAPI:
