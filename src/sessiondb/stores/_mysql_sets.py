@@ -16,7 +16,6 @@ from sessiondb.stores._mysql_rows import Statements, deadline, sid_sql, to_event
 from sessiondb.stores._terms import end_of
 from sessiondb.stores.base import (
     Admission,
-    Cutoffs,
     Ended,
     EventPage,
     EventQuery,
@@ -141,7 +140,7 @@ async def end_where(
             part = living[start : start + CHUNK]
             over = {record.sid for record in part if query.caps.deadline(record) <= query.now and passes_left > 1}
             endings = [
-                expiry(sql, record, query) if record.sid in over else sql.end(end_of(record, reason, query.now, query))
+                _expiry(sql, record, query) if record.sid in over else sql.end(end_of(record, reason, query.now, query))
                 for record in part
             ]
             for record, answer in zip(part, await connection.transaction(endings), strict=True):
@@ -154,7 +153,7 @@ async def end_where(
         # Somebody was there after the reading. Still so at the last look, they are ended for the reason that was given.
 
 
-def expiry(sql: Statements, record: Record, terms: Query | Cutoffs) -> str:
+def _expiry(sql: Statements, record: Record, terms: Query) -> str:
     """End ``record`` as expired, unless it was seen or written since: signing in gives it another life."""
     guard = f" AND last_seen_at = {record.last_seen_at:d} AND rev = {record.rev:d}"
     reason = terms.caps.expiry_reason(record)
