@@ -133,7 +133,13 @@ class HalfAStore:
         (MemoryStore, ["not the class MemoryStore"]),
         (SessionDB, ["not the class SessionDB"]),
         (AnswersToAnything(), ["URL such as", "not AnswersToAnything"]),
-        (HalfAStore(), ["HalfAStore is no Store yet: it lacks append, events, stats", "sessiondb.Store"]),
+        (
+            HalfAStore(),
+            [
+                "HalfAStore is no Store yet: it lacks announced, lower_checks, recall, remember, append, events, stats",
+                "sessiondb.Store",
+            ],
+        ),
     ],
 )
 def test_a_source_that_is_no_database(source: object, said: list[str]) -> None:
@@ -232,7 +238,7 @@ DAY = 86_400
         ({"per_user": 2.5}, ["per_user is 2.5"]),
         ({"per_user": True}, ["per_user is True"]),
         ({"per_user": "3"}, ["per_user is '3'"]),
-        ({"on_limit": "end_newest"}, ["on_limit is 'end_newest'", "'end_oldest' or 'refuse'"]),
+        ({"on_limit": "end_newest"}, ["on_limit is 'end_newest'", "'end_oldest', 'refuse' or 'ask'"]),
     ],
 )
 def test_policies_that_contradict_themselves(settings: dict[str, Any], said: list[str]) -> None:
