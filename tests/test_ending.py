@@ -151,6 +151,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"created_after": -1}, "created_after is -1"),
     ({"active_at": "yesterday"}, "active_at is 'yesterday'"),
     ({"last_seen_before": True}, "last_seen_before is True"),
+    ({"user_id": None}, "user_id is None"),
+    ({"ip": "203.0.113.7", "remembered": None}, "remembered is None"),
+    ({"policy": 7}, "policy is 7"),
+    ({"remembered": "yes"}, "remembered is 'yes'"),
 ]
 
 

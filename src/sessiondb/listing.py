@@ -142,6 +142,13 @@ def select(criteria: Criteria) -> Selection:
         )
     if not given:
         raise ValueError("No criterion is given, which would mean every session; name one, or use revoke_everyone().")
+    for name, value in given.items():
+        # Left over from a bug, it would mean everybody.
+        if value is None:
+            raise ValueError(f"{name} is None; leave out what does not count.")
+    for name, kind in (("policy", str), ("remembered", bool)):
+        if not isinstance(given.get(name, kind()), kind):
+            raise ValueError(f"{name} is {given[name]!r:.100}; use a {kind.__name__}.")
     networks = [_network(name, criteria[name]) for name in ("ip", "network") if name in criteria]
     agent = criteria.get("user_agent")
     if agent is not None and (not isinstance(agent, str) or not agent):

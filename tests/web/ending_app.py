@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
 from sessiondb import CurrentSession, Ended, IdP, LoginRefused, Session, SessionDB, ended_message, hooks
 from sessiondb.core.policy import SECOND
@@ -87,6 +88,13 @@ def with_endings(app: FastAPI, settings: dict[str, Any]) -> FastAPI:
     @app.post("/stop-impersonating")
     async def stop_impersonating(session: CurrentSession) -> bool:
         return await session.stop_impersonating()
+
+    @app.websocket("/watch")
+    async def watch(ws: WebSocket) -> None:
+        await ws.accept()
+        await ws.send_text(str(ws.session.user_id))  # type: ignore[attr-defined]
+        with contextlib.suppress(WebSocketDisconnect):
+            await ws.receive_text()
 
     @app.post("/sweep")
     async def sweep() -> dict[str, int]:

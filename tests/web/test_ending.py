@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from racing import arrived, gate, logged_in, open_gate, user
-from serving import Browser, Server, serving
+from serving import LIMIT, Browser, Server, serving
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from databases import new_url
 
@@ -19,8 +21,9 @@ from databases import new_url
 def endings(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     """Two servers on one database, with pages for ending."""
     folder: Path = tmp_path_factory.mktemp("endings")
-    policy = {"per_user": 30, "on_limit": "ask"}
-    with serving("endings", folder, count=2, url=new_url(kind, folder), policy=policy, db={"timeout": 30}) as servers:
+    settings: dict[str, Any] = {"policy": {"per_user": 30, "on_limit": "ask"}, "db": {"timeout": 30}}
+    settings["middleware"] = {"recheck": 1.0}
+    with serving("endings", folder, count=2, url=new_url(kind, folder), **settings) as servers:
         yield servers
 
 
@@ -205,6 +208,27 @@ async def test_an_impersonation_ends_with_either_session_wherever_that_ends(
             await client.get(f"{server.url}/events")  # writes what waits in the background
         for name in (admin, target):
             assert (await client.get(f"{endings[1].url}/live/{name}")).json() == []
+
+
+@pytest.mark.security("W3", "L8")
+async def test_a_socket_of_somebody_who_impersonates_closes_when_their_own_session_ends(
+    endings: list[Server], client: httpx.AsyncClient
+) -> None:
+    for number, server in enumerate(endings):
+        admin, target = user(), user()
+        browser = await logged_in(client, endings[0], admin)
+        assert (await browser.post(f"/impersonate/{target}")).value
+        url = f"{endings[0].url.replace('http', 'ws', 1)}/watch"
+        headers = {"cookie": f"sid={browser.token}"}
+        async with connect(url, additional_headers=headers, open_timeout=60, proxy=None) as socket:
+            assert await socket.recv() == target
+            # In the same process at once, from another one when it is looked up.
+            assert await post(client, server, f"/revoke/{admin}") == 1, number
+            with pytest.raises(ConnectionClosed) as gone:
+                async with asyncio.timeout(LIMIT):
+                    await socket.recv()
+            assert gone.value.rcvd is not None
+            assert (gone.value.rcvd.code, gone.value.rcvd.reason) == (4401, "impersonation_ended")
 
 
 @pytest.mark.security("L8")
