@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 from uuid import UUID
 
 import msgspec
@@ -41,16 +41,15 @@ from sessiondb.listing import Criteria, session_info
 from sessiondb.login import admit
 from sessiondb.opening import open_session
 from sessiondb.probing import Readiness
-from sessiondb.runtime import PolicyFor, Runtime, Settings, system_clock
+from sessiondb.runtime import Runtime
 from sessiondb.session import Session
+from sessiondb.settings import OnLoadError, PolicyFor, Settings, check_settings, system_clock
 from sessiondb.source import store_from
 from sessiondb.state import State
 from sessiondb.stores.base import EventPage, EventQuery, Query, Stats, Store, Swept
 from sessiondb.stores.encrypting import Reencrypted
 from sessiondb.watching import Ends
 from sessiondb.writes import applied, never_delivered, new_record, whole
-
-OnLoadError = Literal["error", "anonymous"]
 
 DEFAULT_URL = "sqlite:///sessions.db"
 
@@ -108,27 +107,17 @@ class SessionDB:
         sweep_every: float | None = 60.0,
         clock: Callable[[], int] = system_clock,
     ) -> None:
-        if on_load_error not in ("error", "anonymous"):
-            raise ConfigurationError(f"SessionDB: on_load_error is {on_load_error!r}; use 'error' or 'anonymous'.")
-        if not _within(timeout, 0.01, 300):
-            raise ConfigurationError(f"SessionDB: timeout is {timeout!r}; use 0.01 to 300 seconds.")
-        if not _within(max_session_bytes, 256, 16 * 1024 * 1024):
-            raise ConfigurationError(f"SessionDB: max_session_bytes is {max_session_bytes!r}; use 256 bytes to 16 MiB.")
-        if sweep_every is not None and not _within(sweep_every, 0.1, 86_400):
-            raise ConfigurationError(f"SessionDB: sweep_every is {sweep_every!r}; use 0.1 to 86,400 seconds, or None.")
-        if policy_for is not None and not callable(policy_for):
-            raise ConfigurationError(
-                f"SessionDB: policy_for is {policy_for!r:.100}; use a function from a user id to a name in policies."
-            )
-        if breaker is not None and not isinstance(breaker, CircuitBreaker):
-            raise ConfigurationError(f"SessionDB: breaker is {breaker!r:.100}; use CircuitBreaker(...) or None.")
-        if keys is not None and not isinstance(keys, KeyRing):
-            # Not what it is: it may be a key.
-            raise ConfigurationError(f"SessionDB: keys is a {type(keys).__name__}; use keys=KeyRing.from_env().")
-        if not isinstance(limits, Limits):
-            raise ConfigurationError(f"SessionDB: limits is {limits!r:.100}; use limits=Limits(...).")
-        if not callable(clock):
-            raise ConfigurationError(f"SessionDB: clock is {clock!r:.100}; use a function that returns microseconds.")
+        check_settings(
+            on_load_error=on_load_error,
+            timeout=timeout,
+            max_session_bytes=max_session_bytes,
+            sweep_every=sweep_every,
+            policy_for=policy_for,
+            breaker=breaker,
+            keys=keys,
+            limits=limits,
+            clock=clock,
+        )
         if url is None:
             url = os.environ.get("SESSIONDB_URL") or DEFAULT_URL
         self._policies = Policies(policy, policies)
@@ -409,7 +398,7 @@ class SessionDB:
 
     # -- looking after it ---------------------------------------------------------------------------------
 
-    async def sweep(self, limit: int = 500) -> Swept:
+    async def sweep(self, limit: int | None = None) -> Swept:
         """One bounded pass over what is due: the expired are ended, old tombstones deleted."""
         return await self.runtime.sweep(limit=limit)
 
@@ -452,7 +441,3 @@ class SessionDB:
         await runtime.background.flush()
         async with runtime.using_store() as store:
             return await store.events(query)
-
-
-def _within(value: object, least: float, most: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most

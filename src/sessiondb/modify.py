@@ -16,8 +16,8 @@ from sessiondb.core import codec
 from sessiondb.core.change import Applied, Gone, Update, new_change_id, remember
 from sessiondb.core.errors import SessionEnded, StoreError
 from sessiondb.core.record import Record
-from sessiondb.runtime import ModifyTurn
 from sessiondb.state import State, difference
+from sessiondb.turn import Turn
 from sessiondb.writes import touch_with, why_gone, write_after_end
 
 Result = TypeVar("Result")
@@ -38,7 +38,7 @@ async def modify(session: dict[str, Any], state: State, change: Callable[[dict[s
     turns = state.runtime.modifying
     turn = turns.get(record.sid)
     if turn is None:
-        turn = turns[record.sid] = ModifyTurn()
+        turn = turns[record.sid] = Turn()
     turn.waiting += 1
     try:
         # Within a process modifications take turns; only other processes make one try again.
@@ -54,7 +54,7 @@ async def _modify_in_turn(
     session: dict[str, Any],
     state: State,
     record: Record,
-    turn: ModifyTurn,
+    turn: Turn,
     change: Callable[[dict[str, Any]], Result],
 ) -> Result:
     runtime = state.runtime

@@ -12,30 +12,27 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar, TypeVarTuple
 
-import msgspec
-
-from sessiondb.abuse import Abuse
 from sessiondb.background import Background, Waiting
-from sessiondb.core.breaker import Circuit, CircuitBreaker
+from sessiondb.core.breaker import Circuit
 from sessiondb.core.change import Applied, Change, End, Gone, Outcome, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, raise_own
 from sessiondb.core.events import Event, EventType
-from sessiondb.core.limits import Limits
 from sessiondb.core.policies import Policies
 from sessiondb.core.policy import SECOND, Caps, touch_interval
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
-from sessiondb.hooks import Announcer, Hooks
-from sessiondb.keyring import KeyRing
+from sessiondb.hooks import Announcer
 from sessiondb.lowering import Lowering, recalled
 from sessiondb.outage import Outage
 from sessiondb.probing import Prober
 from sessiondb.reencryption import Reencryption
+from sessiondb.settings import Settings
 from sessiondb.stores.announcing import AnnouncingStore
 from sessiondb.stores.base import ChangeResult, Cutoffs, Ended, Store, Swept
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.encrypting import EncryptingStore
 from sessiondb.stores.recovering import RecoveringStore
+from sessiondb.turn import Turn
 from sessiondb.watching import UNKNOWN, Ends, Watching
 
 log = logging.getLogger("sessiondb")
@@ -43,31 +40,11 @@ log = logging.getLogger("sessiondb")
 Answer = TypeVar("Answer")
 Args = TypeVarTuple("Args")
 
-SWEEP_LIMIT = 500
-SWEEP_REST = 0.05
+SWEEP_REST = 0.02
 NOTE_EVERY = 60.0
 CLOCK_EVERY = 3600.0
 CLOCK_WARNING = 2 * SECOND
 REOPEN_PAUSE = 1.0
-
-
-PolicyFor = Callable[[str], "str | Awaitable[str | None] | None"]
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What ``SessionDB`` was given, checked."""
-
-    policies: Policies
-    timeout: float
-    max_session_bytes: int
-    sweep_every: float | None
-    clock: Callable[[], int]
-    policy_for: PolicyFor | None = None
-    breaker: CircuitBreaker | None = None
-    abuse: Abuse = Abuse(Limits())
-    keys: KeyRing | None = None
-    hooks: Hooks | None = None
-    announce: bool = False
 
 
 class Runtime:
@@ -83,7 +60,7 @@ class Runtime:
         self.counters = counters
         self.reads = Outage(f"{store.name}, reading")
         self.writes = Outage(f"{store.name}, writing")
-        self.modifying: dict[Sid, ModifyTurn] = {}
+        self.modifying: dict[Sid, Turn] = {}
         self._settings = settings
         self._clock = settings.clock
         self._raw = store
@@ -413,7 +390,7 @@ class Runtime:
 
     # -- sweeping -----------------------------------------------------------------------------------------
 
-    async def sweep(self, *, in_turn: bool = False, limit: int = SWEEP_LIMIT) -> Swept:
+    async def sweep(self, *, in_turn: bool = False, limit: int | None = None) -> Swept:
         """One bounded pass; ``in_turn``: only if no other worker has the turn."""
         every = self._settings.sweep_every or 60.0
         cutoffs = Cutoffs(
@@ -424,7 +401,7 @@ class Runtime:
             turn=int(every * 1.5 * SECOND),
         )
         async with self.using_store() as store:
-            swept = await store.sweep(cutoffs, limit)
+            swept = await store.sweep(cutoffs, limit or store.batching.sweep)
         self.report_ended(swept.ended)
         return replace(swept, more=True) if await self._walk(cutoffs.now) else swept
 
@@ -484,19 +461,3 @@ class Runtime:
         finally:
             if self._opened:
                 self._later(name, self._sweep_pause() if name == "sweep" else pause, work)
-
-
-class ModifyTurn:
-    """Whose turn it is to compare-and-set one session in this process, and the newest record seen by that."""
-
-    __slots__ = ("latest", "lock", "waiting")
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.waiting = 0
-        self.latest: Record | None = None
-
-
-def system_clock() -> int:
-    """This machine's time in microseconds since the epoch."""
-    return time.time_ns() // 1000

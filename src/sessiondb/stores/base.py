@@ -175,11 +175,15 @@ class Stats:
 
 
 class Batching(msgspec.Struct, frozen=True):
-    """How a store likes its batches: the most sids or changes in one call, and calls under way at once."""
+    """How a store likes its batches: the most sids or changes in one call, and calls under way at once.
+
+    ``sweep``: how many sessions one sweep should look at, so that nobody waits for it long.
+    """
 
     loads: int = 128
     changes: int = 32
     in_flight: int = 4
+    sweep: int = 500
 
 
 class PartlyLoaded(StoreUnavailable):

@@ -14,8 +14,8 @@ from starlette.requests import HTTPConnection
 
 from sessiondb.core.errors import SessionDataError, SessionDBError
 from sessiondb.core.reserved import FLASH
-from sessiondb.runtime import system_clock
 from sessiondb.session import Session, state_of
+from sessiondb.settings import system_clock
 from sessiondb.web.finding import find_session
 
 MOST_MESSAGES = 20
