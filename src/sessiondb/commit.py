@@ -16,7 +16,7 @@ from sessiondb.core.errors import HeadersSent, SessionEnded, StoreError
 from sessiondb.core.events import EventType
 from sessiondb.core.record import NO_SALT, EndReason, Record
 from sessiondb.login import admit, log_in
-from sessiondb.parked import end_of_own, own_sid
+from sessiondb.parked import own_end
 from sessiondb.renewing import renew, stage_due_rotation
 from sessiondb.state import NOBODY, Delta, StagedLogin, StagedReauthentication, State
 from sessiondb.writes import (
@@ -211,12 +211,12 @@ async def _log_out(session: dict[str, Any], state: State) -> None:
     if record is not None:
         event = runtime.event(EventType.SESSION_ENDED, record=record, reason=EndReason.LOGOUT, ip=state.visitor.ip)
         end = runtime.end_of(record, EndReason.LOGOUT)
-        own = own_sid(record)
+        own = own_end(state, record)
         if own is None:
             outcome = await runtime.apply_one(end, event)
         else:
             # Nobody could go back to it.
-            outcome, _ = await runtime.apply([end, end_of_own(runtime, own)], (event,))
+            outcome, _ = await runtime.apply([end, own[0]], (event, own[1]))
         if isinstance(outcome, Conflict):
             raise StoreError("The store refused an unguarded end; it does not keep its contract.")
         # The client's token is dead now, whoever ended it first, and this request has asked for that.

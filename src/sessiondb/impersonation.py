@@ -19,7 +19,7 @@ from sessiondb.core.events import EventType
 from sessiondb.core.record import NO_SALT, Auth, EndReason, Record, decode_auth, is_impersonated
 from sessiondb.core.token import Token
 from sessiondb.login import admit
-from sessiondb.parked import end_own_later, impersonation_event, own_sid
+from sessiondb.parked import end_own, impersonation_event, own_sid
 from sessiondb.runtime import Runtime
 from sessiondb.state import State
 from sessiondb.writes import (
@@ -97,7 +97,7 @@ async def stop(session: dict[str, Any], state: State) -> bool:
     end = runtime.end_of(record, EndReason.IMPERSONATION_ENDED)
     outcome = await runtime.apply_one(end, impersonation_event(state, EventType.IMPERSONATION_ENDED, record))
     if isinstance(outcome, Gone):
-        end_own_later(runtime, record, outcome.reason)
+        await end_own(state, record, outcome.reason)
         reason = write_after_end(session, state, record, outcome)
         raise SessionEnded(why_gone(reason), reason=reason)
     become_anonymous(session, state)

@@ -17,7 +17,7 @@ from sessiondb.core.record import EndReason, Record, SessionInfo
 from sessiondb.core.reserved import comes_along
 from sessiondb.ending import LOCKED_FOR_GOOD, link_name
 from sessiondb.listing import session_info
-from sessiondb.parked import end_of_own, own_sid
+from sessiondb.parked import own_end, own_sid
 from sessiondb.runtime import CLOCK_WARNING, Runtime
 from sessiondb.state import Delta, StagedLogin, State, difference
 from sessiondb.stores.base import Login, Query
@@ -50,12 +50,14 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
         EventType.LOGIN, record=record, ip=state.visitor.ip, details={"replaces": old.sid} if old is not None else None
     )
     changes: list[Change] = [Create(record, staged.links)]
+    events = [event]
     if old is not None:
         changes.append(runtime.end_of(old, EndReason.LOGIN, if_rev=old.rev))
-        if (own := own_sid(old)) is not None:
-            changes.append(end_of_own(runtime, own))
+        if (own := own_end(state, old)) is not None:
+            changes.append(own[0])
+            events.append(own[1])
     with never_delivered(runtime, record):
-        results = await runtime.apply(changes, (event,))
+        results = await runtime.apply(changes, events)
         applied(results[0])
         if old is not None:
             record, old = await _carry_over(session, runtime, record, old, staged, results[1])

@@ -10,7 +10,7 @@ from sessiondb.core.events import EventType
 from sessiondb.core.record import EndReason, Record, is_impersonated
 from sessiondb.core.token import Token, matches
 from sessiondb.core.verify import Verdict, verify
-from sessiondb.parked import end_own_later, goes_on
+from sessiondb.parked import end_own, goes_on
 from sessiondb.session import Session, new_session
 from sessiondb.state import State
 
@@ -28,6 +28,8 @@ async def open_session(state: State, tokens: Sequence[Token]) -> Session:
         record = runtime.loaded(await runtime.load_soon(token.sid))
         verdict = _judge(state, record, token)
         if record is None or verdict is None:
+            if record is not None and is_impersonated(record.auth):
+                await end_own(state, record, state.ended_reason)
             return new_session(state)
     else:
         records = await state.runtime.load([token.sid for token in tokens])
@@ -82,7 +84,6 @@ def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
     if verdict is Verdict.REUSE:
         runtime.background.event(runtime.event(EventType.TOKEN_REUSE, record=record, ip=state.visitor.ip))
         runtime.end_later(record, EndReason.REUSE, ip=state.visitor.ip)
-        end_own_later(runtime, record, EndReason.REUSE)
         state.ended_reason = EndReason.REUSE.value
     elif verdict is Verdict.FORGED:
         runtime.abuse.bad_token(runtime, state.visitor.ip, "forged")
@@ -96,7 +97,6 @@ def _tell_why(state: State, record: Record, token: Token, reason: str | None) ->
     held = matches(token.series, record.series_hash)
     if held:
         state.ended_reason = reason
-        end_own_later(state.runtime, record, reason)
     state.runtime.abuse.bad_token(state.runtime, state.visitor.ip, "ended" if held else "forged")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 from sessiondb.core.change import End, new_change_id
+from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.record import EndReason, Record, decode_auth, is_impersonated
 from sessiondb.core.token import Sid
-from sessiondb.runtime import Runtime
 from sessiondb.state import State
 from sessiondb.writes import touch_when_due
 
@@ -39,20 +42,31 @@ async def goes_on(state: State, record: Record) -> bool:
     return False
 
 
-def end_own_later(runtime: Runtime, record: Record, reason: str | None) -> None:
-    """The session ``record`` was found over: nobody can go back to the own session of whoever had it, so that ends too.
+async def end_own(state: State, record: Record, reason: str | None) -> None:
+    """``record`` was found over: nobody can go back to the own session of whoever had it, so that ends too.
 
-    Not where somebody has just gone back to it.
+    Not where somebody has just gone back to it. Raises nothing: the next visit tries again.
     """
     sid = own_sid(record)
-    if sid is not None and reason != EndReason.IMPERSONATION_ENDED:
-        runtime.background.end(end_of_own(runtime, sid))
+    if sid is None or reason is None or reason == EndReason.IMPERSONATION_ENDED:
+        return
+    runtime = state.runtime
+    with suppress(StoreError):
+        own = runtime.loaded(await runtime.load_soon(sid))
+        if own is not None and own.ended_at is None:
+            runtime.end_later(own, EndReason.IMPERSONATION_ENDED, ip=state.visitor.ip)
 
 
-def end_of_own(runtime: Runtime, sid: Sid) -> End:
-    """The change that ends the own session."""
+def own_end(state: State, record: Record) -> tuple[End, Event] | None:
+    """The change that ends the own session together with ``record``, and its event; ``None`` where there is none."""
+    sid = own_sid(record)
+    if sid is None:
+        return None
+    runtime, reason = state.runtime, EndReason.IMPERSONATION_ENDED
     now = runtime.now()
-    return End(sid, new_change_id(), EndReason.IMPERSONATION_ENDED, now, now + runtime.policies.keep_ended)
+    event = runtime.event(EventType.SESSION_ENDED, reason=reason, ip=state.visitor.ip)
+    event = replace(event, sid=sid, user_id=decode_auth(record.auth).impersonator)
+    return End(sid, new_change_id(), reason, now, now + runtime.policies.keep_ended), event
 
 
 def impersonation_event(state: State, type_: EventType, record: Record) -> Event:
