@@ -17,8 +17,8 @@ from harness import DAY, HOUR
 from sessiondb import Policy, SessionDB
 from sessiondb.core.policy import SECOND, Caps, Lifetimes
 from sessiondb.core.record import Record
-from sessiondb.lowering import AGAIN_AFTER, STEP, TURN, Lowering, recalled
-from sessiondb.stores.base import SWEEP_GRACE, Cutoffs, Store, open_store
+from sessiondb.lowering import AGAIN_AFTER, TURN, Lowering, recalled
+from sessiondb.stores.base import SWEEP_GRACE, Batching, Cutoffs, Store, open_store
 from sessiondb.stores.memory import MemoryStore
 from sessiondb.testing import CountingStore, Fail, FaultyStore, ManualClock
 from sessiondb.testing.kit import Kit
@@ -68,6 +68,7 @@ async def place() -> AsyncIterator[Place]:
 
 
 GRACE = SWEEP_GRACE // SECOND
+STEP = Batching().sweep
 
 
 @pytest.mark.parametrize("at_run_time", [False, True], ids=["restarted", "at run time"])

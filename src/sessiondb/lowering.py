@@ -14,7 +14,6 @@ import msgspec
 from sessiondb.core.policy import SECOND, Caps
 from sessiondb.stores.base import Store
 
-STEP = 500
 TURN = 120 * SECOND
 AGAIN_AFTER = 3600 * SECOND
 _NAME = "lowering"
@@ -59,7 +58,7 @@ class Lowering:
         walk = await self.note(store, caps, now)
         if walk is None or (walk.worker != self._worker and walk.until > now):
             return False
-        after = await store.lower_checks(walk.floor, walk.after, STEP)
+        after = await store.lower_checks(walk.floor, walk.after, store.batching.sweep)
         over = after is None
         walk = msgspec.structs.replace(
             walk,

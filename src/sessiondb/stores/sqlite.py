@@ -64,7 +64,8 @@ class SQLiteStore:
 
     name = "sqlite"
     # One call under way: what comes meanwhile makes the next batch, and two would only compete for the interpreter.
-    batching = Batching(loads=128, changes=256, in_flight=1)
+    # And while one process sweeps, no other can write.
+    batching = Batching(loads=128, changes=256, in_flight=1, sweep=100)
 
     def __init__(
         self,
