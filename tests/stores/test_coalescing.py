@@ -744,6 +744,18 @@ class TestClosing:
         results = await asyncio.gather(*writes, return_exceptions=True)
         assert [getattr(result, "outcome", result) for result in results] == ["unknown", "not_applied"]
 
+    async def test_whoever_waits_is_answered_though_the_timer_had_no_turn(self, inner: HeldStore) -> None:
+        """As on a machine so busy that closing takes its time before the timer fires."""
+        store = CoalescingStore(inner, timeout=0.05)
+        inner.apply_question.shut()
+        writes = [start(store, put(A.sid, a=1)), start(store, put(A.sid, if_rev=1, b=1))]
+        await turns()
+        runner = store._lines.write_runner  # type: ignore[union-attr]
+        runner._timer.cancel()  # type: ignore[union-attr]
+        await asyncio.wait_for(store.close(), 30)
+        results = await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 30)
+        assert [getattr(result, "outcome", result) for result in results] == ["unknown", "not_applied"]
+
     @pytest.mark.parametrize("held", ["load_question", "load_reply", "apply_question", "apply_reply"])
     def test_a_loop_that_ends_leaves_no_warning(self, held: str) -> None:
         errors: list[dict[str, Any]] = []
