@@ -58,6 +58,7 @@ from planted_users import (
     RevokeStopsAtLimit,
     SwallowsOutage,
 )
+from planted_walks import RemembersTheFirst, WalksForTwo, WalksOneStep
 from planted_writes import (
     AppliedTwice,
     BusyRows,
@@ -116,6 +117,8 @@ PLANTED = [
     Planted(6, StaleCache, "an_answered_write_is_seen_at_once"),
     Planted(6, EventsLater, "events_come_with_their_changes"),
     Planted(6, EventsOfSuccess, "events_come_with_refused_changes_too"),
+    Planted(7, WalksOneStep, "a_walk_lowers_every_check_that_is_late"),
+    Planted(7, WalksForTwo, "a_walk_goes_by_the_caps_of_each"),
     Planted(7, TouchFromTheFuture, "a_touch_is_never_in_the_future"),
     Planted(7, TouchMovesBack, "a_touch_moves_forward_only"),
     Planted(7, CountsMilliseconds, "the_clock_counts_microseconds"),
@@ -134,6 +137,7 @@ PLANTED = [
     Planted(8, OldRevision, "an_answer_is_the_next_guard"),
     Planted(8, FalseConflicts, "an_answer_is_the_next_guard"),
     Planted(8, BusyRows, "unguarded_writers_never_conflict"),
+    Planted(9, RemembersTheFirst, "what_is_remembered_is_recalled"),
     Planted(9, EndsNothing, "ending_one_user_spares_all_others"),
     Planted(9, FindsEverybody, "users_are_matched_byte_by_byte"),
     Planted(9, FoldsCase, "ending_one_user_spares_all_others"),
