@@ -219,7 +219,7 @@ async def test_the_command_line_sweeps_by_the_lifetimes_of_the_app(place: Place)
     place.clock.advance(HOUR + GRACE)
     ages = timedelta(days=3650)
     async with place.worker(Policy(idle=ages, absolute=ages, remember=ages)) as db:
-        await db.runtime.judge_as_the_app_does()
+        await db.runtime.sweeping.judge_as_the_app_does()
         assert await sweep(db) == 1
     walk = await recalled(place.memory)
     assert walk is not None
@@ -229,11 +229,12 @@ async def test_the_command_line_sweeps_by_the_lifetimes_of_the_app(place: Place)
 async def test_the_command_line_leaves_a_database_that_no_app_has_used_alone(place: Place) -> None:
     async with place.worker(LONG) as db:
         await db.create("ann")
-        await db.runtime.judge_as_the_app_does()
+        await db.runtime.sweeping.judge_as_the_app_does()
         assert await sweep(db) == 0
     assert await place.memory.recall("lowering") is None
 
 
+@pytest.mark.security("L12")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_living_session_is_missed_on_any_database(kind: str, tmp_path: Path) -> None:
     """While others are made, used and ended, two workers walk; all that were there are swept when they are over."""

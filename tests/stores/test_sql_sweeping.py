@@ -175,6 +175,7 @@ async def test_a_not_before_is_forgotten_when_no_login_can_be_so_old(place: Plac
     assert (await store.admit(kit.login(late))).refused == "revoked"
 
 
+@pytest.mark.security("L12")
 async def test_sweepers_and_the_requests_beside_them_lose_and_repeat_nothing(place: Place) -> None:
     """20,000 expired sessions: each end is reported once, each tombstone purged once, and every request is served."""
     kit = place.kit
