@@ -226,6 +226,19 @@ async def test_the_command_line_sweeps_by_the_lifetimes_of_the_app(place: Place)
     assert walk.caps == SHORT.caps
 
 
+async def test_an_app_that_leaves_sweeping_to_others_tells_its_lifetimes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, soon after it has started; the command line, which makes no sessions of its own, tells none."""
+    monkeypatch.setattr("sessiondb.runtime.NOTE_EVERY", 0.001)
+    async with SessionDB(place.store, clock=place.clock, sweep_every=None, announce=True) as command:
+        assert "lifetimes" not in command.runtime._timers
+    async with place.worker(SHORT), asyncio.timeout(20):
+        while (walk := await recalled(place.memory)) is None:
+            await asyncio.sleep(0.001)
+    assert walk.caps == SHORT.caps
+
+
 async def test_the_command_line_leaves_a_database_that_no_app_has_used_alone(place: Place) -> None:
     async with place.worker(LONG) as db:
         await db.create("ann")
