@@ -1,4 +1,4 @@
-"""What sweeping costs the requests beside it: ``python -m benchmarks.sweeping --rows 1000000 sqlite postgresql mysql``.
+"""What sweeping costs the requests beside it: ``python -m benchmarks.sweeping --rows 1000000 sqlite redis``.
 
 The database holds ``rows`` expired sessions. A process with an app's worth of requests (reads and writes of living
 sessions) measures how long they take, first with nothing else going on, then while three workers of another process
@@ -23,11 +23,11 @@ from typing import Any
 
 from benchmarks.servers import KINDS, started
 from sessiondb import Policy, SessionDB
-from sessiondb.runtime import SWEEP_REST
 from sessiondb.stores.base import SWEEP_GRACE, Cutoffs, Store, open_store
+from sessiondb.sweeping import SWEEP_REST
 from sessiondb.testing.builders import DAY, HOUR, PURGE_AFTER, Builders
 
-NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}
+NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB", "redis": "Valkey", "mongodb": "MongoDB"}
 LIVING = 2_000
 ALONE = 10.0  # seconds of requests without sweeping
 RATE = 200.0  # requests a second, half of them writes: what is measured is the wait, not the most that can be done

@@ -57,7 +57,8 @@ class Visit:
 class Simulation:
     """Requests of holders to one app. ``seen`` counts what happened, so that a test can tell that it did.
 
-    ``parallel`` requests make a page. ``lost`` is the share of responses that never arrive, ``late`` the share of ways that take up to 20 s.
+    ``parallel`` requests make a page. ``lost`` is the share of responses that never arrive, ``late`` the share of
+    ways that take up to 20 s.
     """
 
     parallel = 10

@@ -68,15 +68,15 @@ async def test_the_clock_is_measured_again_while_the_app_runs() -> None:
     async with open_shop() as shop:
         await shop.db.open()
         runtime = runtime_of(shop)
-        assert "clock" in runtime._timers
+        assert "clock" in runtime.timers.names
         shop.faults.skew = HOUR
-        await runtime._run("clock", 3600.0, runtime._measure_clock)
+        await runtime.timers._run("clock", lambda: 3600.0, runtime._measure_clock)
         assert runtime.now() == shop.clock.now + round(HOUR * 1e6)
-        assert "clock" in runtime._timers
+        assert "clock" in runtime.timers.names
         shop.faults.next("clock", Fail())
-        await runtime._run("clock", 3600.0, runtime._measure_clock)
+        await runtime.timers._run("clock", lambda: 3600.0, runtime._measure_clock)
         assert runtime.now() == shop.clock.now + round(HOUR * 1e6)
-        assert "clock" in runtime._timers
+        assert "clock" in runtime.timers.names
 
 
 async def test_a_database_whose_clock_cannot_be_read_is_not_open_yet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ async def test_a_database_whose_clock_cannot_be_read_is_not_open_yet(monkeypatch
         with pytest.raises(StoreUnavailable):
             await shop.db.create()
         assert (shop.store.calls["open"], shop.store.calls["close"]) == (1, 1)
-        assert runtime_of(shop)._timers == {}
+        assert runtime_of(shop).timers.names == set()
         await shop.db.create()
         assert runtime_of(shop).now() == shop.clock.now + round(HOUR * 1e6)
-        assert set(runtime_of(shop)._timers) == {"clock", "sweep"}
+        assert runtime_of(shop).timers.names == {"clock", "sweep"}

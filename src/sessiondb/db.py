@@ -400,7 +400,7 @@ class SessionDB:
 
     async def sweep(self, limit: int | None = None) -> Swept:
         """One bounded pass over what is due: the expired are ended, old tombstones deleted."""
-        return await self.runtime.sweep(limit=limit)
+        return await self.runtime.sweeping.sweep(limit=limit)
 
     async def reencrypt(self, *, after: str | None = None, limit: int = 500) -> Reencrypted:
         """One bounded pass of re-encryption with the current key; ``after`` is the ``next`` of the pass before.

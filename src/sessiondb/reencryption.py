@@ -17,6 +17,7 @@ from sessiondb.core.token import Sid
 from sessiondb.keyring import KeyRing
 from sessiondb.stores.base import Query, Store
 from sessiondb.stores.encrypting import EncryptingStore, Reencrypted
+from sessiondb.timers import Timers
 
 log = logging.getLogger("sessiondb")
 
@@ -85,12 +86,13 @@ class Reencryption:
         self._since: tuple[tuple[str, ...], int] | None = None
         self._done_for: tuple[str, ...] | None = None
 
-    def schedule(self, later: Callable[[str, float, Callable[[], Awaitable[object]]], None]) -> None:
-        """Have ``later(name, every, work)`` do what is to be done in the background."""
+    def schedule(self, timers: Timers) -> None:
+        """Have ``timers`` do what is to be done in the background."""
         # Jitter: the workers of a fleet that was started at once do not ask in step.
-        later("reencrypt", EVERY * (0.5 + secrets.randbelow(1000) / 1000), self.in_background)
-        if self._keys.refresh_every is not None:
-            later("keys", self._keys.refresh_every, self._refresh)
+        timers.every("reencrypt", lambda: EVERY * (0.5 + secrets.randbelow(1000) / 1000), self.in_background)
+        refresh_every = self._keys.refresh_every
+        if refresh_every is not None:
+            timers.every("keys", lambda: refresh_every, self._refresh)
 
     async def _refresh(self) -> None:
         try:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TypeVar, TypeVarTuple
 
 from sessiondb.background import Background, Waiting
@@ -22,16 +20,17 @@ from sessiondb.core.policy import SECOND, Caps, touch_interval
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.hooks import Announcer
-from sessiondb.lowering import Lowering, recalled
 from sessiondb.outage import Outage
 from sessiondb.probing import Prober
 from sessiondb.reencryption import Reencryption
 from sessiondb.settings import Settings
 from sessiondb.stores.announcing import AnnouncingStore
-from sessiondb.stores.base import ChangeResult, Cutoffs, Ended, Store, Swept
+from sessiondb.stores.base import ChangeResult, Ended, Store
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.encrypting import EncryptingStore
 from sessiondb.stores.recovering import RecoveringStore
+from sessiondb.sweeping import Sweeping
+from sessiondb.timers import Timers
 from sessiondb.turn import Turn
 from sessiondb.watching import UNKNOWN, Ends, Watching
 
@@ -40,8 +39,6 @@ log = logging.getLogger("sessiondb")
 Answer = TypeVar("Answer")
 Args = TypeVarTuple("Args")
 
-SWEEP_REST = 0.02
-NOTE_EVERY = 60.0
 CLOCK_EVERY = 3600.0
 CLOCK_WARNING = 2 * SECOND
 REOPEN_PAUSE = 1.0
@@ -97,10 +94,8 @@ class Runtime:
         self._failed_at = -REOPEN_PAUSE
         self._failure: str | None = None
         self._offset = 0
-        self._worker = secrets.token_hex(8)
-        self.lowering: Lowering | None = Lowering(self._worker)
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.sweeping = Sweeping(self, settings.sweep_every)
+        self.timers = Timers(self.writes.failed)
 
     # -- policies -----------------------------------------------------------------------------------------
 
@@ -152,25 +147,19 @@ class Runtime:
                 self._failed_at, self._failure = time.monotonic(), str(failure)
                 self.reads.failed(failure)
                 raise failure from failure.__cause__
-        self._later("clock", CLOCK_EVERY, self._measure_clock)
+        self.timers.every("clock", lambda: CLOCK_EVERY, self._measure_clock)
         if self.reencryption is not None:
-            self.reencryption.schedule(self._later)
+            self.reencryption.schedule(self.timers)
         if self._settings.sweep_every is not None and not self._leaves_hooks_to_others:
-            self._later("sweep", self._sweep_pause(), self._sweep_in_turn)
+            self.sweeping.schedule(self.timers)
         elif not self._settings.announce:
-            self._later("lifetimes", NOTE_EVERY, self._note_lifetimes)
+            self.sweeping.schedule_notes(self.timers)
 
     async def close(self) -> None:
         """Flush touches and events, end timers and tasks, and release the store. Bounded by the timeout."""
         self.watching.stop()
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
         await self.prober.stop()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._settings.timeout)
+        await self.timers.stop(self._settings.timeout)
         if self._opened:
             self.write_circuit.probe_now()  # the last occasion to find out that the database is back
             try:
@@ -387,77 +376,3 @@ class Runtime:
             self.background.event(
                 Event(type=EventType.SESSION_ENDED, at=one.at, sid=one.sid, user_id=one.user_id, reason=one.reason)
             )
-
-    # -- sweeping -----------------------------------------------------------------------------------------
-
-    async def sweep(self, *, in_turn: bool = False, limit: int | None = None) -> Swept:
-        """One bounded pass; ``in_turn``: only if no other worker has the turn."""
-        every = self._settings.sweep_every or 60.0
-        cutoffs = Cutoffs(
-            now=self.now(),
-            caps=self.caps,
-            keep_ended=self.policies.keep_ended,
-            worker=self._worker if in_turn else None,
-            turn=int(every * 1.5 * SECOND),
-        )
-        async with self.using_store() as store:
-            swept = await store.sweep(cutoffs, limit or store.batching.sweep)
-        self.report_ended(swept.ended)
-        return replace(swept, more=True) if await self._walk(cutoffs.now) else swept
-
-    async def _walk(self, now: int) -> bool:
-        """One step of the walk after a lowered lifetime; whether there is more. Its failure undoes no sweep."""
-        if self.lowering is None:
-            return False
-        try:
-            async with self.using_store() as store:
-                return await self.lowering.step(store, self.caps, now)
-        except StoreError:
-            return False
-
-    async def _sweep_in_turn(self) -> None:
-        more = True
-        while more:
-            began_at = time.monotonic()
-            more = (await self.sweep(in_turn=True)).more
-            # A pause as long as the pass itself leaves at least half of the database to the requests.
-            await asyncio.sleep(max(SWEEP_REST, time.monotonic() - began_at) if more else 0)
-
-    async def _note_lifetimes(self) -> None:
-        if self.lowering is None:
-            return
-        async with self.using_store() as store:
-            await self.lowering.note(store, self.caps, self.now())
-
-    async def judge_as_the_app_does(self) -> None:
-        """Sweep by the lifetimes that the workers of the app have told the database, and tell it none of one's own."""
-        async with self.using_store() as store:
-            walk = await recalled(store)
-        if walk is None:
-            self.lowering = None
-        else:
-            self.caps = walk.caps
-
-    def _sweep_pause(self) -> float:
-        # Jitter keeps the workers of a fleet that was started at once from asking at once.
-        every = self._settings.sweep_every or 60.0
-        return every * (0.5 + secrets.randbelow(1000) / 1000)
-
-    # -- timers -------------------------------------------------------------------------------------------
-
-    def _later(self, name: str, pause: float, work: Callable[[], Awaitable[object]]) -> None:
-        self._timers[name] = asyncio.get_running_loop().call_later(pause, self._start, name, pause, work)
-
-    def _start(self, name: str, pause: float, work: Callable[[], Awaitable[object]]) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(name, pause, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _run(self, name: str, pause: float, work: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await work()
-        except StoreError as error:
-            self.writes.failed(error)
-        finally:
-            if self._opened:
-                self._later(name, self._sweep_pause() if name == "sweep" else pause, work)

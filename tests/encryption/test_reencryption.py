@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sessiondb.reencryption import Reencryption
 from sessiondb.stores.base import Query
 from sessiondb.stores.memory import MemoryStore
 from sessiondb.testing import ManualClock
+from sessiondb.timers import Timers, Work
 
 HERE = Path(__file__).parent
 OLD, NEW = KeyRing.generate(), KeyRing.generate()
@@ -417,10 +418,15 @@ async def test_keys_are_read_again_on_a_schedule(tmp_path: Path) -> None:
     path.chmod(0o600)
     ring = KeyRing.from_file(path, refresh_every=1)
     started: dict[str, Any] = {}
+
+    class Noting(Timers):
+        def every(self, name: str, pause: Callable[[], float], work: Work) -> None:
+            started[name] = (pause(), work)
+
     async with SessionDB("memory://", keys=ring, sweep_every=None) as db:
         reencryption = db.runtime.reencryption
         assert reencryption is not None
-        reencryption.schedule(lambda name, every, work: started.update({name: (every, work)}))
+        reencryption.schedule(Noting(lambda error: None))
         every, refresh = started["keys"]
         assert every == 1
         path.write_text(f"{NEW}\n{OLD}")

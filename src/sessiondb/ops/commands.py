@@ -236,7 +236,7 @@ def sweep(url: Url = None, json: Json = False) -> None:
     async def work() -> list[Swept]:
         passes: list[Swept] = []
         async with _database(url) as db:
-            await db.runtime.judge_as_the_app_does()
+            await db.runtime.sweeping.judge_as_the_app_does()
             while not passes or passes[-1].more:
                 passes.append(await db.sweep())
         return passes

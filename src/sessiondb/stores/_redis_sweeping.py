@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sessiondb")
 
 _NEVER = -1
+_SPARE = 8
 
 
 async def sweep(store: RedisStore, cutoffs: Cutoffs, limit: int) -> Swept:
@@ -63,14 +64,33 @@ async def sweep(store: RedisStore, cutoffs: Cutoffs, limit: int) -> Swept:
 
 
 async def _due(store: RedisStore, now: int, limit: int) -> list[Sid]:
-    commands: list[Keyed] = [
-        (key, ("ZRANGEBYSCORE", key, "-inf", now, "WITHSCORES", "LIMIT", 0, limit)) for key in store.keys.due_lists
+    """The ``limit`` that have been due longest."""
+    # Sids are spread evenly: twice a list's share is almost always enough.
+    most = min(limit, 2 * limit // len(store.keys.due_lists) + _SPARE)
+    found = await _due_of(store, store.keys.due_lists, now, most)
+    due = sorted(one for part in found.values() for one in part)[:limit]
+    cut_off = [
+        key
+        for key, part in found.items()
+        if most < limit and len(part) == most and (len(due) < limit or part[-1] < due[-1])
     ]
-    due: list[tuple[float, Sid]] = []
-    for flat in await store.run(commands):
+    if cut_off:
+        found |= await _due_of(store, cut_off, now, limit)
+        due = sorted(one for part in found.values() for one in part)[:limit]
+    return [sid for _, sid in due]
+
+
+async def _due_of(
+    store: RedisStore, lists: Sequence[bytes], now: int, most: int
+) -> dict[bytes, list[tuple[float, Sid]]]:
+    commands: list[Keyed] = [
+        (key, ("ZRANGEBYSCORE", key, "-inf", now, "WITHSCORES", "LIMIT", 0, most)) for key in lists
+    ]
+    found: dict[bytes, list[tuple[float, Sid]]] = {}
+    for key, flat in zip(lists, await store.run(commands), strict=True):
         pairs = iter(flat)
-        due += ((float(score), Sid(member.decode())) for member, score in zip(pairs, pairs, strict=True))
-    return [sid for _, sid in sorted(due)[:limit]]
+        found[key] = [(float(score), Sid(member.decode())) for member, score in zip(pairs, pairs, strict=True)]
+    return found
 
 
 async def _purge(store: RedisStore, sids: Sequence[Sid], now: int) -> int:
@@ -133,7 +153,7 @@ async def _end(store: RedisStore, expired: Sequence[Record], cutoffs: Cutoffs) -
     purge_at = cutoffs.now + cutoffs.keep_ended
     check_at = purge_at if cutoffs.announce_at is None else min(cutoffs.announce_at, purge_at)
     # The script judges again: what was touched meanwhile lives on.
-    how = Ending("", cutoffs.now - SWEEP_GRACE, purge_at, check_at, cutoffs.caps)
+    how = Ending("", cutoffs.now - SWEEP_GRACE, purge_at, check_at, cutoffs.caps, is_due=True)
     ended, failed = await end_all(store, [record.sid for record in expired], how)
     if failed is not None and not ended:
         raise failed

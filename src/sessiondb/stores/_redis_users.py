@@ -134,7 +134,7 @@ async def _end(store: RedisStore, sids: Iterable[Sid], reason: EndReason, login:
 
 class Ending(NamedTuple):
     """How sessions end. With ``caps``: those of ``user_id`` and ``link`` (if given) alone, and who is over already as
-    expired then; without a reason nobody else.
+    expired then; without a reason nobody else. ``is_due``: the sweeper looks at them anyhow.
     """
 
     reason: str
@@ -144,6 +144,7 @@ class Ending(NamedTuple):
     caps: Caps | None = None
     user_id: str | None = None
     link: bytes | None = None
+    is_due: bool = False
 
     def arguments(self) -> Iterator[bytes | str | int]:
         """Those of ``END``, with another id each time."""
@@ -167,7 +168,8 @@ async def end_all(
     for start in range(0, len(sids), CHUNK):
         part = sids[start : start + CHUNK]
         commands = [call(scripts.END, [store.keys.session(sid)], *how.arguments()) for sid in part]
-        commands += [(due := store.keys.due(sid), ("ZADD", due, "LT", how.check_at, sid)) for sid in part]
+        if not how.is_due:
+            commands += [(due := store.keys.due(sid), ("ZADD", due, "LT", how.check_at, sid)) for sid in part]
         try:
             replies = await store.try_all(commands, "unknown", wait=wait)
         except StoreError as error:
