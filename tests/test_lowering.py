@@ -230,9 +230,9 @@ async def test_an_app_that_leaves_sweeping_to_others_tells_its_lifetimes(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By itself, soon after it has started; the command line, which makes no sessions of its own, tells none."""
-    monkeypatch.setattr("sessiondb.runtime.NOTE_EVERY", 0.001)
+    monkeypatch.setattr("sessiondb.sweeping.NOTE_EVERY", 0.001)
     async with SessionDB(place.store, clock=place.clock, sweep_every=None, announce=True) as command:
-        assert "lifetimes" not in command.runtime._timers
+        assert "lifetimes" not in command.runtime.timers.names
     async with place.worker(SHORT), asyncio.timeout(20):
         while (walk := await recalled(place.memory)) is None:
             await asyncio.sleep(0.001)
