@@ -147,7 +147,7 @@ def test_a_mistyped_file_is_not_made(tmp_path: Path) -> None:
         ("postgresql://ada:hunter2@nowhere/db?prefix=my_", "user_id          text COLLATE"),
         ("mariadb://ada:hunter2@nowhere/db?prefix=my_", "ENGINE=InnoDB"),
         ("redis://ada:hunter2@nowhere?prefix=my_", "need no schema"),
-        ("mongodb://ada:hunter2@nowhere/db?prefix=my_", "my_sessions: user, check, purge"),
+        ("mongodb://ada:hunter2@nowhere/db?prefix=my_", "my_sessions: user, check, links, purge"),
     ],
 )
 def test_the_statements_are_printed_without_a_connection(url: str, part: str) -> None:

@@ -21,6 +21,7 @@ from sessiondb.stores._redis_connection import Command, Connection
 from sessiondb.stores._redis_slots import slot_of
 from sessiondb.stores.redis import RedisStore
 from sessiondb.testing import ManualClock
+from sessiondb.testing.builders import HOUR
 from sessiondb.testing.kit import Kit
 
 
@@ -263,6 +264,21 @@ async def test_the_ended_leave_the_list_of_the_living(store: RedisStore, kit: Ki
     assert await kit.living(store, "ann") == [records[5].sid]
     assert await raw(store, "ZCARD", store.keys.user("ann")) == 1
     assert await raw(store, "ZCARD", store.keys.ended("ann")) == 5
+
+
+async def test_the_longest_due_come_first_however_they_are_spread(store: RedisStore, kit: Kit) -> None:
+    """One list has most of them, and a sweep asks each list for little more than its share."""
+    records = [kit.record("ann", age=2 * HOUR + number, idle=HOUR) for number in range(300)]
+    crowd = [one for one in records if store.keys.due(one.sid) == store.keys.due(records[0].sid)]
+    others = [one for one in records if one not in crowd]
+    oldest_first = [*reversed(crowd), *reversed(others)]
+    made = [msgspec.structs.replace(one, check_at=kit.now - HOUR + number) for number, one in enumerate(oldest_first)]
+    await kit.put_in(store, *made)
+    for limit in (1, 7, len(crowd), 40, 1000):
+        expected, oldest_first = oldest_first[:limit], oldest_first[limit:]
+        swept = await store.sweep(kit.cutoffs(), limit)
+        assert sorted(one.sid for one in swept.ended) == sorted(one.sid for one in expected)
+    assert not oldest_first
 
 
 async def test_a_newer_layout_stops_the_start(store: RedisStore, url: str) -> None:
