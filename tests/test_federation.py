@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import Browser, Shop, open_shop
-from sessiondb import IdP, LoginRefused, Session, SessionDataError
+from sessiondb import IdP, LoginRefused, Session, SessionDataError, SessionDB
 from sessiondb.core.record import LINK_BYTES
 from sessiondb.federation import links_of
 
@@ -123,6 +123,14 @@ async def test_a_login_under_way_from_there_does_not_stay(gone: dict[str, str], 
 def test_what_no_provider_can_have_told_is_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(SessionDataError, match=says):
         IdP(**wrong)
+
+
+async def test_a_provider_by_name_alone_is_refused_and_nobody_is_logged_in() -> None:
+    provider: Any = "google"
+    async with SessionDB("memory://") as db:
+        with pytest.raises(SessionDataError, match=r"idp is a str; use IdP\(issuer="):
+            await db.create("ann", idp=provider)
+        assert await db.sessions_of("ann") == []
 
 
 text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)

@@ -40,6 +40,18 @@ async def test_keep_narrows_what_comes_along() -> None:
         assert await browser.read() == {"cart": ["tea"], "theme": "dark", "welcome": True}
 
 
+async def test_keep_as_one_text_is_refused_before_anything_is_dropped() -> None:
+    async with open_shop() as shop:
+        browser = await shop.with_cart(cart=["tea"])
+
+        def login(session: Session) -> None:
+            with pytest.raises(SessionDataError, match=r"keep is the text 'cart'; use a list of keys: keep=\['cart'\]"):
+                session.login("ann", keep="cart")
+
+        await browser.do(login)
+        assert (await browser.read(), await browser.user()) == ({"cart": ["tea"]}, None)
+
+
 async def test_keep_nothing_starts_empty() -> None:
     async with open_shop() as shop:
         browser = await shop.with_cart()

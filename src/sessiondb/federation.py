@@ -42,10 +42,12 @@ def links_of(idp: IdP | None) -> tuple[bytes, ...]:
     """The links of a session that began there.
 
     By its session there and by its user there. Where the provider has told no session, also by the user alone: a logout
-    that names both must end it, but none that has another session of that user's.
+    that names both must end it, but none that has another session of that user's. Raises ``SessionDataError``.
     """
     if idp is None:
         return ()
+    if not isinstance(idp, IdP):
+        raise SessionDataError(f"idp is a {type(idp).__name__}; use IdP(issuer=claims['iss'], sub=claims['sub']).")
     sid, sub = idp.sid, idp.sub
     links = [_link("sid", idp.issuer, sid)] if sid is not None else []
     if sub is not None:

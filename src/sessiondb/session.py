@@ -24,7 +24,7 @@ from sessiondb.core.record import (
     decode_risk,
     is_impersonated,
 )
-from sessiondb.core.reserved import comes_along
+from sessiondb.core.reserved import check_keep, comes_along
 from sessiondb.core.token import Sid
 from sessiondb.federation import IdP, links_of
 from sessiondb.session_dict import SessionDict
@@ -157,7 +157,7 @@ class Session(SessionDict):
         in, so that a logout there ends this session (``db.revoke_idp``). ``on_limit`` replaces the policy's this
         once. Awaited, it raises ``LoginRefused`` when the limit, a lock or a revoke forbids it; otherwise the
         response is a 409. Raises ``HeadersSent`` once the response has started, ``ConfigurationError`` for a policy
-        that nobody knows, ``SessionDataError`` for a user id, method or level that cannot be stored.
+        that nobody knows, ``SessionDataError`` for a user id, method, level, ``keep`` or ``idp`` that cannot be.
         """
         state = self._use()
         user = check_user_id(user_id)
@@ -167,6 +167,7 @@ class Session(SessionDict):
         if on_limit is not None:
             check_on_limit("login", on_limit)
         links = links_of(idp)
+        kept = None if keep is None else check_keep(keep)
         record = state.record
         if (
             record is not None
@@ -176,7 +177,6 @@ class Session(SessionDict):
         ):
             state.staged = StagedReauthentication(remember, auth, policy, links)
             return Durably(self)
-        kept = None if keep is None else frozenset(keep)
         if self.user_id is not None:
             dict.clear(self)
             state.reread_views()

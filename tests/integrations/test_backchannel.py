@@ -251,6 +251,8 @@ async def test_what_is_remembered_of_tokens_is_bounded(monkeypatch: pytest.Monke
         ({"issuer": ""}, "issuer is ''"),
         ({"client_id": None}, "client_id is None"),
         ({"keys": None}, "keys is None"),
+        ({"keys": {}}, "keys is no JWKS"),
+        ({"keys": "https://idp.example/jwks"}, "keys is no JWKS"),
         ({"algorithms": "RS256"}, "algorithms"),
         ({"algorithms": ()}, "algorithms"),
         ({"algorithms": ("RS256", "None")}, "'none' signs nothing"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from sessiondb.core.errors import SessionDataError
+
 FLASH = "_flash."
 """Begins the key of each flash message."""
 VERSION = "_version."
@@ -15,6 +17,13 @@ CSRF = "_csrf"
 def is_reserved(key: str) -> bool:
     """Whether ``key`` is one of ours."""
     return key.startswith((FLASH, VERSION)) or key == CSRF
+
+
+def check_keep(keep: Collection[str]) -> frozenset[str]:
+    """The keys that a login keeps. Raises ``SessionDataError`` for one text, whose letters would be the keys."""
+    if isinstance(keep, str):
+        raise SessionDataError(f"keep is the text {keep!r:.60}; use a list of keys: keep=[{keep!r:.60}].")
+    return frozenset(keep)
 
 
 def comes_along(key: str, keep: Collection[str]) -> bool:
