@@ -138,14 +138,15 @@ class LogoutTokens:
             raise InvalidLogoutToken("it was carried out before (jti)")
 
     def _key_set(self, keys: Any) -> Any:
-        if not isinstance(keys, (Mapping, str, bytes, list, tuple)):
-            return keys  # joserfc's own
+        joserfcs_own = not isinstance(keys, (Mapping, str, bytes, list, tuple))
+        if joserfcs_own:
+            return keys
         try:
             return self._jwk.KeySet.import_key_set(dict(keys))
         except (TypeError, KeyError, ValueError, self._error) as error:
             raise ConfigurationError(
-                f"backchannel: keys is no JWKS ({type(error).__name__}); pass what the provider's jwks_uri answers, as a "
-                'dict: {"keys": [...]}, or a function that gets it.'
+                f"backchannel: keys is no JWKS ({type(error).__name__}); pass what the provider's jwks_uri answers "
+                'as a dict, {"keys": [...]}, or a function that gets it.'
             ) from None
 
 
