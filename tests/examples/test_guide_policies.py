@@ -5,17 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
-from test_life_cycle_forms import blocks, browser
+from guide import app_of, browser, run
 
-from sessiondb import Cookie, Policy, SessionDB, SessionMiddleware
-
-
-def run(heading: str, **names: Any) -> dict[str, Any]:
-    """The names that the section's code makes."""
-    names["__name__"] = "guide"
-    exec(compile("\n".join(blocks(heading, "python")), "life-cycle.md", "exec", dont_inherit=True), names)
-    return names
+from sessiondb import Policy, SessionDB
 
 
 async def anything(*_: Any) -> Any:
@@ -36,23 +28,19 @@ async def test_lifetimes_and_policies() -> None:
 
 
 async def test_step_up_and_assurance_levels() -> None:
+    yours = dict.fromkeys(("check_password", "check_code", "salaries_for", "store_email"), anything)
     async with SessionDB("memory://") as db:
-        made = run(
-            "Step-up and assurance levels", db=db, check_password=anything, check_code=anything, salaries_for=anything
-        )
-        app: FastAPI = made["app"]
-        app.add_middleware(SessionMiddleware, db=db, cookie=Cookie(secure=False))
-        async with browser(app) as http:
+        async with browser(app_of(db, "Step-up and assurance levels", **yours)) as http:
 
             async def asked() -> httpx.Response:
                 return await http.get("/salaries")
 
             assert (await http.post("/one-time-code?code=1")).status_code == 401
-            await http.post("/login?user=ann&password=x")
+            await http.post("/password-login?user=ann&password=x")
             refused = await asked()
             assert refused.status_code == 401
             for part in ('error="insufficient_user_authentication"', 'acr_values="2"', 'max_age="900"'):
                 assert part in refused.headers["www-authenticate"]
             assert (await http.post("/one-time-code?code=1")).status_code == 200
             assert (await asked()).status_code == 200
-            assert (await http.post("/password")).status_code == 200
+            assert (await http.post("/email?email=ann@example.com")).status_code == 200

@@ -8,43 +8,27 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from guide import app_of, blocks, browser
 
-from sessiondb import Cookie, CurrentSession, SessionDB, SessionMiddleware
-
-GUIDE = (Path(__file__).parents[2] / "docs" / "life-cycle.md").read_text(encoding="utf-8")
+from sessiondb import CurrentSession, SessionDB
 
 
-def blocks(heading: str, language: str) -> list[str]:
-    section = GUIDE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    found: list[str] = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    assert found, heading
-    return found
-
-
-def app_of(heading: str, db: SessionDB) -> FastAPI:
-    """The app that the section's code makes."""
-    app = FastAPI()
-    app.add_middleware(SessionMiddleware, db=db, cookie=Cookie(secure=False))
-    code = compile("\n".join(blocks(heading, "python")), "life-cycle.md", "exec", dont_inherit=True)
-    exec(code, {"app": app, "__name__": "guide"})
+def raw_browser(db: SessionDB, heading: str) -> httpx.AsyncClient:
+    """The section's app, whose session can be written to as it is too."""
+    app = app_of(db, heading)
 
     @app.post("/raw")
     async def raw(values: dict[str, Any], session: CurrentSession) -> dict[str, Any]:
         session.update(values)
         return session
 
-    return app
-
-
-def browser(app: FastAPI) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://shop.test")
+    return browser(app)
 
 
 async def test_typed_sessions() -> None:
-    async with SessionDB("memory://") as db, browser(app_of("Typed sessions", db)) as http:
-        await http.post("/cart/tea")
-        assert (await http.post("/cart/jug")).json()["lines"] == [
+    async with SessionDB("memory://") as db, raw_browser(db, "Typed sessions") as http:
+        await http.post("/order/tea")
+        assert (await http.post("/order/jug")).json()["lines"] == [
             {"sku": "tea", "count": 1},
             {"sku": "jug", "count": 1},
         ]
@@ -55,13 +39,13 @@ async def test_typed_sessions() -> None:
             "theme": "dark",
             "_version.Basket": 2,
         }
-        # The cart has the same key in another shape.
-        assert (await http.post("/cart/tea")).status_code == 303
+        # The order has the same key in another shape.
+        assert (await http.post("/order/tea")).status_code == 303
         assert "lines" not in (await http.post("/raw", json={})).json()
 
 
 async def test_flash_messages() -> None:
-    async with SessionDB("memory://") as db, browser(app_of("Flash messages", db)) as http:
+    async with SessionDB("memory://") as db, raw_browser(db, "Flash messages") as http:
         assert (await http.post("/orders", follow_redirects=True)).json() == ["success: Thank you."]
         assert (await http.get("/orders")).json() == []
 
@@ -71,7 +55,7 @@ async def test_csrf_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "templates").mkdir()
     [form] = blocks("CSRF tokens", "html")
     (tmp_path / "templates" / "transfer.html").write_text(form, encoding="utf-8")
-    async with SessionDB("memory://") as db, browser(app_of("CSRF tokens", db)) as http:
+    async with SessionDB("memory://") as db, raw_browser(db, "CSRF tokens") as http:
         page = (await http.get("/transfer")).text
         [token] = re.findall(r'name="csrf_token" value="(.*?)"', page)
         assert (await http.post("/transfer", data={"amount": "3", "csrf_token": token})).json() == 3

@@ -5,24 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from fastapi import FastAPI, Request
+from fastapi import Request
+from guide import app_of, browser, run
 from joserfc.jwk import RSAKey
-from test_life_cycle_forms import blocks, browser
 
-from sessiondb import Cookie, Policy, SessionDB, SessionMiddleware
-
-
-def run(heading: str, **names: Any) -> dict[str, Any]:
-    """The names that the section's code makes."""
-    names["__name__"] = "guide"
-    exec(compile("\n".join(blocks(heading, "python")), "life-cycle.md", "exec", dont_inherit=True), names)
-    return names
-
-
-def app_of(db: SessionDB, heading: str, **names: Any) -> FastAPI:
-    app: FastAPI = run(heading, db=db, **names)["app"]
-    app.add_middleware(SessionMiddleware, db=db, cookie=Cookie(secure=False))
-    return app
+from sessiondb import Policy, SessionDB
 
 
 async def anything(*_: Any) -> Any:
@@ -81,12 +68,12 @@ async def test_impersonation() -> None:
 
         async with browser(app) as http:
             await http.post("/login/root")
-            assert (await http.post("/password")).status_code == 200
+            assert (await http.post("/delete-account")).status_code == 200
             assert (await http.post("/become/ann")).status_code == 200
             assert [one.auth.impersonator for one in await db.sessions_of("ann")] == ["root"]
-            assert (await http.post("/password")).status_code == 403
+            assert (await http.post("/delete-account")).status_code == 403
             assert (await http.post("/back")).status_code == 200
-            assert (await http.post("/password")).status_code == 200
+            assert (await http.post("/delete-account")).status_code == 200
 
 
 async def test_hooks() -> None:
