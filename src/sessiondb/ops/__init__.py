@@ -1,1 +1,1 @@
-"""Running it: demo and tools."""
+"""Running it: the command line, and what a server's settings would lose."""
