@@ -223,6 +223,18 @@ def test_foreign_bytes_never_raise_anything_but_a_data_error(raw: bytes) -> None
             assert "not a JSON object" in str(error)  # noqa: PT017  both answers are right
 
 
+@given(st.text())
+def test_data_that_cannot_be_read_says_why_and_its_bytes_alone_say_nothing(why: str) -> None:
+    marked = codec.unreadable(why)
+    for read in (codec.decode_data, codec.split):
+        with pytest.raises(SessionDataError) as told:
+            read(marked)
+        assert str(told.value) == why.encode("utf-8", "replace").decode()
+        # Whoever writes them to a database puts no words into our mouth.
+        with pytest.raises(SessionDataError, match="not a JSON object"):
+            read(bytes(marked))
+
+
 def test_size_names_the_limit_the_largest_key_and_the_setting() -> None:
     codec.check_size(10, 10, "a")
     with pytest.raises(SessionDataError, match=r"11 bytes.*10 allowed.*'a'.*max_session_bytes"):

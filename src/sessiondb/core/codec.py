@@ -20,7 +20,6 @@ from sessiondb.core.errors import SessionDataError
 
 MAX_DEPTH = 24
 MAX_BYTES = 64 * 1024
-_UNREADABLE = b"\0unreadable: "  # begins no JSON
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 _encode = msgspec.json.Encoder().encode
@@ -42,6 +41,12 @@ _HINTS: dict[type, str] = {
     bytearray: "store base64.b64encode(value).decode()",
     enum.Enum: "store value.value",
 }
+
+
+class _Unreadable(bytes):
+    """Why data cannot be read, in its place. Told by its type, so that no bytes of a database can pass for it."""
+
+    __slots__ = ()
 
 
 def encode_value(key: str, value: Any) -> bytes:
@@ -97,12 +102,12 @@ def decode_data(data: bytes) -> dict[str, Any]:
 
 def unreadable(why: str) -> bytes:
     """Data that nothing decodes: reading it raises ``SessionDataError(why)``."""
-    return _UNREADABLE + why.encode()
+    return _Unreadable(b"\0" + why.encode("utf-8", "replace"))  # no JSON begins so
 
 
 def _not_readable(data: bytes, error: Exception) -> SessionDataError:
-    if data.startswith(_UNREADABLE):
-        return SessionDataError(data.removeprefix(_UNREADABLE).decode("utf-8", "replace"))
+    if isinstance(data, _Unreadable):
+        return SessionDataError(data[1:].decode())
     return SessionDataError(f"The stored session data is not a JSON object: {error}.")
 
 
