@@ -161,6 +161,7 @@ async def stay(world: World) -> None:
     alone = " and ".join(f"{server.url} (process {server.pid})" for server in servers.both)
     console.line(f"Both processes answer there; each also alone, with the same session: {alone}")
     console.line("Sign in as Ada (one click, no password), then open Devices: two more of hers are signed in.")
+    console.line("Sign her in in a second browser too, and sign that one out here: its open page knows.")
     console.line(f"Ask the database: {world.peek.by_hand}")
     console.line("Ctrl-C stops all servers; a database that was made for the demo goes with them.")
     while True:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, cast
 
 import httpx
+from websockets.asyncio.client import ClientConnection, connect
 
 from examples.demo.console import CheckFailed
 from examples.demo.servers import Server, Servers
@@ -74,6 +77,14 @@ class Browser:
                 f"{answer.url} is answered\n    expected: 200\n    came:     {answer.status_code} {answer.text!r:.600}"
             )
         return answer.json()
+
+    @asynccontextmanager
+    async def open_page(self, on: Server) -> AsyncIterator[ClientConnection]:
+        """The socket that a page keeps open."""
+        url = self._url("/open-page", on).replace("http", "ws", 1)
+        headers = {"Cookie": f"{COOKIE}={self.token}"}
+        async with connect(url, additional_headers=headers, proxy=None) as socket:
+            yield socket
 
     @property
     def token(self) -> str | None:

@@ -45,8 +45,16 @@ async def revoke_one(world: World) -> None:
         answer = await stranger.post(f"/devices/{sid}/revoke", a)
         check("Noor cannot sign out Ada's phone", answer.status_code, 404)
         await stranger.post("/sign-out")
-    answer = await laptop.post(f"/devices/{sid}/revoke", a)
-    check("Ada's laptop can", answer.status_code, 303)
+    async with phone.open_page(b) as socket:
+        answer = await laptop.post(f"/devices/{sid}/revoke", a)
+        check("Ada's laptop can", answer.status_code, 303)
+        async with asyncio.timeout(10):
+            await socket.wait_closed()
+    check(
+        "the page that is open on the phone is told, by the other process",
+        (socket.close_code, socket.close_reason),
+        (4401, "revoked"),
+    )
     await check_signed_out(world, phone, "signed out from another one of yours")
     check("programs get a 401", (await phone.get("/api/devices", b)).status_code, 401)
     check("the laptop stays signed in", (await laptop.who(b))["user"], "ada")

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from examples.shop import cart, catalogue, devices, pages, race, sign_in
+from examples.shop import cart, catalogue, devices, open_page, pages, race, sign_in
 from sessiondb import Cookie, SessionDB, SessionEnded, SessionMiddleware
 
 HERE = Path(__file__).parent
@@ -23,10 +23,11 @@ def create_app(db: SessionDB | None = None, *, cookie: Cookie = SECURE) -> FastA
     db = db if db is not None else SessionDB()
     app = FastAPI(title="Slip & Salt", lifespan=db.lifespan)
     # Static files and the health check have no session: they stay up when the database is away.
-    app.add_middleware(SessionMiddleware, db=db, cookie=cookie, skip=("/static", "/healthz"))
+    # Open pages hear of an end in this process at once, of one elsewhere within two seconds (by default a minute).
+    app.add_middleware(SessionMiddleware, db=db, cookie=cookie, skip=("/static", "/healthz"), recheck=2)
     app.state.db = db
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    for module in (catalogue, cart, sign_in, devices, race):
+    for module in (catalogue, cart, sign_in, devices, open_page, race):
         app.include_router(module.router)
     app.add_exception_handler(SessionEnded, signed_out_meanwhile)
     app.add_exception_handler(404, pages.not_found)
