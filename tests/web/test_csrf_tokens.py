@@ -385,7 +385,8 @@ async def test_the_database_has_nothing_to_make_one_of(pages: Pages) -> None:
     nonce = urlsafe_b64decode(token)[:16]
     stored = [record.series_hash, record.secret_hash, record.sid.encode(), record.last_changes]
     for start in [*stored, hashlib.sha256(record.series_hash).digest()]:
-        for key in (start, csrf_tokens._derive(start), csrf_tokens._derive(start, record.created_at)):
+        held = tokens.Token(record.sid, start, b"")
+        for key in (start, csrf_tokens._derive(held), csrf_tokens._derive(held, record.created_at)):
             forged = urlsafe_b64encode(nonce + hmac.digest(key, nonce, "sha256")).decode()
             assert await pages.reason(forged) == "wrong"
     assert (await pages.send(token)).status_code == 200

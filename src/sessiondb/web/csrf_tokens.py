@@ -1,7 +1,7 @@
 """CSRF tokens in forms, for apps whose visitors have browsers that send neither ``Sec-Fetch-Site`` nor ``Origin``.
 
 A synchroniser token (OWASP CSRF Prevention Cheat Sheet): 16 random bytes, and the HMAC-SHA256 (RFC 2104) of these and
-the action under a key that is derived from the session's series. The series never changes while the session lives, is
+the action under a key that is derived from the session's series and id. The series never changes while it lives, is
 in the cookie alone (the database has only its digest), and is replaced by each login. So a token is good as long as the
 session, in every tab; it is another text in each response (BREACH); no secret is stored, and an existing session is not
 written to. Signing in again as the same user is dated, and the key depends on that date. The label keeps these keys
@@ -24,7 +24,7 @@ from starlette.requests import HTTPConnection, Request
 from sessiondb.core.errors import ConfigurationError, CsrfTokenRefused, SessionDBError
 from sessiondb.core.events import EventType
 from sessiondb.core.reserved import CSRF
-from sessiondb.core.token import mint
+from sessiondb.core.token import Token, mint
 from sessiondb.session import Session, state_of
 from sessiondb.state import StagedLogin, StagedReauthentication, State
 from sessiondb.web.called_first import CalledFirst
@@ -161,25 +161,26 @@ def _key_for_new(session: Session, state: State) -> bytes:
     session[CSRF] = 1
     promised = mint(state.runtime.now())
     state.promised = promised
-    return _derive(promised.series)
+    return _derive(promised)
 
 
 def _key(state: State) -> bytes | None:
     """The key of the session, if there is one."""
     staged, record, token = state.staged, state.record, state.token
     if isinstance(staged, StagedLogin):
-        return _derive(staged.token.series)
+        return _derive(staged.token)
     if record is None or token is None:
-        return None if state.promised is None else _derive(state.promised.series)
+        return None if state.promised is None else _derive(state.promised)
     signed_in_at = record.authenticated_at if record.authenticated_at != record.created_at else None
     if isinstance(staged, StagedReauthentication):
         signed_in_at = state.signs_in_at
-    return _derive(token.series, signed_in_at)
+    return _derive(token, signed_in_at)
 
 
-def _derive(series: bytes, signed_in_at: int | None = None) -> bytes:
+def _derive(token: Token, signed_in_at: int | None = None) -> bytes:
+    # With the id, whose length is fixed: who impersonates a user has two sessions of one series.
     since = b"" if signed_in_at is None else b"%d" % signed_in_at
-    return hmac.digest(series, _LABEL + since, "sha256")
+    return hmac.digest(token.series, _LABEL + token.sid.encode() + since, "sha256")
 
 
 def _digest(key: bytes, nonce: bytes, action: str) -> bytes:
