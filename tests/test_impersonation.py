@@ -8,6 +8,8 @@ import pytest
 
 from harness import DAY, HOUR, MINUTE, Browser, Shop, open_shop, put
 from sessiondb import LoginRefused, Policy, Session, SessionEnded
+from sessiondb.session import state_of
+from sessiondb.web import csrf_tokens
 
 
 async def told(browser: Browser) -> Any:
@@ -295,3 +297,35 @@ async def test_outside_a_request_it_works_alike() -> None:
             assert (session.user_id, session.auth.impersonator) == ("ann", "root")
             assert await session.stop_impersonating()
             assert session.user_id == "root"
+
+
+@pytest.mark.security("T7", "W1")
+async def test_a_form_of_the_own_session_is_not_taken_in_the_users_place_nor_the_other_way_round() -> None:
+    def key(session: Session) -> str:
+        found = csrf_tokens._key(state_of(session))
+        assert found is not None
+        return found.hex()
+
+    # Both sessions share the series that the keys of CSRF tokens are made of, and the time of the last sign-in.
+    async with open_shop() as shop:
+        browser = await shop.logged_in("root")
+        shop.clock.advance(1)
+        await browser.do(lambda session: session.login("root"))
+        own = (await browser.do(key)).result
+        shop.clock.advance(1)
+        await browser.do(lambda session: session.impersonate("ann"))
+        assert (await browser.do(key)).result != own
+        await browser.do(lambda session: session.stop_impersonating())
+        assert (await browser.do(key)).result == own
+
+
+@pytest.mark.security("L1")
+async def test_a_step_up_counts_in_the_users_place_no_longer_than_in_the_own_session() -> None:
+    short, long = Policy(step_up=MINUTE), Policy(step_up=HOUR)
+    async with open_shop(policy=long, policies={"staff": short}) as shop:
+        browser = await shop.logged_in("root", policy="staff")
+        await browser.do(lambda session: session.step_up(("otp",), level=2))
+        await browser.do(lambda session: session.impersonate("ann"))
+        assert (await browser.do(lambda session: session.auth.level)).result == 2
+        shop.clock.advance(MINUTE)
+        assert (await browser.do(lambda session: session.auth.level)).result is None

@@ -7,6 +7,7 @@ other with it: the own session at the next use of the other, and the other way r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from sessiondb.core import codec, token
 from sessiondb.core.change import Applied, Create, Gone, Rotate, Update, new_change_id
 from sessiondb.core.errors import LoginRefused, SessionEnded, StoreError
 from sessiondb.core.events import EventType
-from sessiondb.core.record import NO_SALT, Auth, EndReason, Record, decode_auth, is_impersonated
+from sessiondb.core.record import NO_SALT, Auth, EndReason, Record, decode_auth, encode_auth, is_impersonated
 from sessiondb.core.token import Token
 from sessiondb.login import admit
 from sessiondb.parked import end_own, impersonation_event, own_sid
@@ -52,19 +53,17 @@ async def impersonate(session: dict[str, Any], state: State, user_id: str) -> No
     if own.user_id == user_id:
         raise LoginRefused("Nobody can impersonate themselves.", reason="impersonation")
     runtime = state.runtime
-    proved = decode_auth(own.auth)
-    auth = Auth(proved.methods, proved.level, own.user_id, own.sid, step_ups=proved.step_ups)
     record, issued = new_record(
         runtime,
         data=b"{}",
         client=state.visitor.encoded(),
         user_id=user_id,
         lifetime=await lifetime_for(runtime, user_id, None, False),
-        auth=auth,
         issued=Token(token.mint(runtime.now()).sid, held.series, token.new_secret()),
     )
     # What was proved, and when, was proved by who sits there, and for the user of the own session.
-    record = msgspec.structs.replace(record, authenticated_at=own.authenticated_at)
+    proofs = encode_auth(_proofs(runtime, own, record))
+    record = msgspec.structs.replace(record, authenticated_at=own.authenticated_at, auth=proofs)
     with never_delivered(runtime, record):
         event = impersonation_event(state, EventType.IMPERSONATION_STARTED, record)
         applied(await runtime.apply_one(Create(record), event))
@@ -119,6 +118,16 @@ async def stop(session: dict[str, Any], state: State) -> bool:
 
 
 # -- parts ----------------------------------------------------------------------------------------------------
+
+
+def _proofs(runtime: Runtime, own: Record, record: Record) -> Auth:
+    """What the ``Auth`` of ``record`` has of the own session's."""
+    proved = decode_auth(own.auth)
+    # Where the user's policy lets step-ups count for longer, they are dated back: they end as in the own session.
+    own_lasts, lasts = (runtime.policies.of(one).step_up_micros for one in (own, record))
+    back, now = max(0, lasts - own_lasts), runtime.now()
+    step_ups = tuple(replace(one, at=one.at - back) for one in proved.step_ups if now < one.at + own_lasts)
+    return Auth(proved.methods, proved.level, own.user_id, own.sid, step_ups=step_ups)
 
 
 async def _new_secret(runtime: Runtime, record: Record, secret_hash: bytes) -> Record | Gone:
