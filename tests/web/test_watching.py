@@ -113,6 +113,25 @@ async def test_ordinary_requests_watch_nothing_and_cost_nothing(site: Site) -> N
     assert site.store.total == 1
 
 
+@pytest.mark.security("W3", "L8")
+@pytest.mark.parametrize("user", ["ann", None])
+async def test_a_stream_does_not_begin_when_the_write_before_it_finds_its_session_ended(
+    site: Site, user: str | None
+) -> None:
+    issued = await site.db.create(user, {"n": 1})
+
+    @site.app.get("/counting")
+    async def counting(session: CurrentSession) -> StreamingResponse:
+        session["n"] += 1
+        assert await site.db.revoke(str(session.sid))
+        return StreamingResponse(iter(["data: tick\n\n"]), media_type="text/event-stream")
+
+    stream = Connection(site.app, "http", "/counting", [("cookie", f"sid={issued.token}")])
+    # Nobody who is logged out is streamed to; visitors who never logged in are.
+    assert (await stream.sends("http.response.start"))["status"] == (401 if user else 200)
+    await stream.done
+
+
 @pytest.mark.security("W3", "L3")
 @pytest.mark.parametrize("lifetime", ["idle", "absolute"])
 async def test_an_expiry_closes_it(site: Site, lifetime: str) -> None:

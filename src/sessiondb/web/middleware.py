@@ -15,6 +15,7 @@ from sessiondb.core.errors import (
     CsrfTokenRefused,
     LoginRefused,
     RateLimited,
+    SessionEnded,
     SessionUnavailable,
     StoreError,
 )
@@ -37,7 +38,7 @@ log = logging.getLogger("sessiondb")
 SCOPE_KEY = "sessiondb.sessions"
 _NONE: dict[str, Session] = {}
 # What an app that handles no exceptions is spared.
-_ANSWERED = (SessionUnavailable, CrossOriginRefused, CsrfTokenRefused, LoginRefused, RateLimited)
+_ANSWERED = (SessionUnavailable, CrossOriginRefused, CsrfTokenRefused, LoginRefused, RateLimited, SessionEnded)
 
 _OF_STARLETTE = frozenset(
     {"secret_key", "session_cookie", "max_age", "same_site", "https_only", "path", "domain", "partitioned"}

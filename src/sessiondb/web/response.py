@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from sessiondb.commit import commit, is_settled
-from sessiondb.core.errors import LoginRefused, RateLimited, SessionUnavailable, StoreError
+from sessiondb.core.errors import LoginRefused, RateLimited, SessionEnded, SessionUnavailable, StoreError
 from sessiondb.core.policies import is_remembered
 from sessiondb.core.policy import SECOND
 from sessiondb.core.record import EndReason
@@ -19,8 +19,11 @@ from sessiondb.core.token import Token
 from sessiondb.session import Session, state_of
 from sessiondb.web.live import EVENT_STREAM, Live, LiveStream
 from sessiondb.web.transports import Face
+from sessiondb.writes import why_gone
 
 log = logging.getLogger("sessiondb")
+
+Refusal = SessionUnavailable | LoginRefused | RateLimited | SessionEnded
 
 _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _PRIVATE = (b"cache-control", b"private")
@@ -44,7 +47,7 @@ class SessionResponse:
         self._state = state_of(session)
         self._send = send
         self.started = False
-        self.failure: SessionUnavailable | LoginRefused | RateLimited | None = None
+        self.failure: Refusal | None = None
         self.on_set_cookie: Callable[[], None] | None = None
         self.live: Live | None = None
 
@@ -54,10 +57,14 @@ class SessionResponse:
         state = self._state
         starts = kind in _STARTS
         if (starts or (kind in _ENDS and not message.get("more_body", False))) and not is_settled(self._session, state):
+            before = state.record
             try:
-                await commit(self._session, state)
+                gone = await commit(self._session, state)
             except (LoginRefused, RateLimited, StoreError) as error:
                 raise self._failed(error)  # noqa: B904  it has its cause
+            if gone is not None and before is not None and before.user_id is not None and _begins_stream(message):
+                # What is over cannot be watched, so nothing would ever end the stream.
+                raise self._failed(SessionEnded(why_gone(gone), reason=gone))
         if starts:
             if state.handed_out or state.outgoing is not None:
                 message["headers"] = self._headers(message.get("headers", ()), state.outgoing)
@@ -99,9 +106,7 @@ class SessionResponse:
         else:
             await refuse(scope, receive, self._send, error)
 
-    def _failed(
-        self, error: LoginRefused | RateLimited | StoreError
-    ) -> SessionUnavailable | LoginRefused | RateLimited:
+    def _failed(self, error: Refusal | StoreError) -> Refusal:
         """Remember why a commit failed, as what the client is answered."""
         if isinstance(error, StoreError) and not isinstance(error, SessionUnavailable):
             error = SessionUnavailable.because_of(error)
@@ -171,6 +176,13 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: HTTPExceptio
         await send({"type": "websocket.close", "code": 1008 if error.status_code in (401, 403) else 1013})
         return
     await response(scope, receive, send)
+
+
+def _begins_stream(message: Message) -> bool:
+    return message["type"] == "http.response.start" and any(
+        name.lower() == b"content-type" and value[:17].lower() == EVENT_STREAM
+        for name, value in message.get("headers", ())
+    )
 
 
 def _with_fields(vary: bytes, fields: bytes) -> bytes:
