@@ -260,6 +260,7 @@ async def test_of_two_rotations_at_once_one_sets_the_cookie_and_the_keys_of_both
 async def test_a_double_click_on_sign_in_again_leaves_a_token_that_works() -> None:
     async with open_shop() as shop:
         browser = await shop.logged_in()
+        shop.clock.advance(1)
         again = unawaited(lambda session: session.login("ann"))
         results = await both_at_once(shop, browser, again, again)
         assert sorted(str(reply.cookie) for _, reply in results) == ["None", "set"]
@@ -288,6 +289,29 @@ async def test_a_sign_in_that_loses_a_race_with_a_rotation_still_shuts_everybody
         assert [await thief.user(), await old.user(), await browser.user()] == [None, None, "ann"]
         assert await browser.read() == {"mine": 1}
         assert (await browser.do(lambda session: session.auth.methods)).result == ["hwk"]
+
+
+@pytest.mark.security("L1")
+async def test_a_sign_in_that_loses_a_race_with_a_thief_who_shuts_the_others_out_shuts_the_thief_out() -> None:
+    async with open_shop() as shop:
+        browser = await shop.logged_in()
+        thief = browser.twin()
+        loaded, go = asyncio.Event(), asyncio.Event()
+
+        async def slow_login(session: Session) -> None:
+            loaded.set()
+            await go.wait()
+            session.login("ann")
+
+        shop.clock.advance(1)
+        signing_in = asyncio.create_task(browser.do(slow_login))
+        await loaded.wait()
+        # Its secret is derived from nothing either, but it is no sign-in.
+        assert (await thief.do(lambda session: session.revoke_others())).cookie == "set"
+        go.set()
+        assert (await signing_in).cookie == "set"
+        assert [await thief.user(), await browser.user()] == [None, "ann"]
+        assert shop.record(browser.sid).authenticated_at == shop.clock.now
 
 
 async def test_a_sign_in_does_not_go_through_while_somebody_keeps_rotating() -> None:

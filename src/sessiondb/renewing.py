@@ -115,7 +115,9 @@ async def _sign_in(state: State, record: Record, change: Update, staged: StagedR
     )
 
     def is_twin(found: Record) -> bool:
-        return found.auth == sign_in.auth and found.lifetime == lifetime
+        # Shutting others out replaces the secret too, but whoever does that may be a thief, and has proved nothing.
+        signed_in = found.authenticated_at != record.authenticated_at
+        return signed_in and found.auth == sign_in.auth and found.lifetime == lifetime
 
     return await _prove(state, record, change, lambda _: sign_in, is_twin, EventType.LOGIN)
 
