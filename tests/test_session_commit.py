@@ -402,6 +402,8 @@ async def test_a_browser_with_two_honest_cookies_uses_the_one_that_is_alive() ->
         both = Browser(shop, f"{dead.token}; sid={alive.token}")
         reply = await both.do(dict)
         assert (reply.result, reply.calls) == ({"a": 2}, {"load": 1})
+        # Whoever has a session is not told that it was ended.
+        assert (await both.do(lambda session: session.ended_reason)).result is None
 
 
 @pytest.mark.security("C6")

@@ -40,6 +40,7 @@ async def open_session(state: State, tokens: Sequence[Token]) -> Session:
                 _collision(state, [record for record, _, _ in alive])
             return new_session(state)
         record, token, verdict = alive[0]
+        state.ended_reason = None  # what an older cookie says
     state.adopt(record, token)
     try:
         session = new_session(state)
