@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from harness import Browser, Shop, open_shop
 from sessiondb import IdP, LoginRefused, Session, SessionDataError, SessionDB
 from sessiondb.core.record import LINK_BYTES
+from sessiondb.ending import link_name
 from sessiondb.federation import links_of
 
 ISSUER = "https://idp.example"
@@ -145,3 +146,12 @@ def test_links_are_alike_only_where_what_they_name_is(one: IdP, other: IdP) -> N
     assert (of_one[1] == of_other[1]) == ((one.issuer, one.sub) == (other.issuer, other.sub))
     # A session there is never taken for a user there.
     assert not {of_one[0], of_other[0]} & {of_one[1], of_other[1]}
+
+
+async def test_no_users_id_can_be_that_of_a_link() -> None:
+    async with open_shop() as shop:
+        [link] = links_of(IdP(issuer=ISSUER, sub="a"))[:1]
+        await shop.db.lock_user(link_name(link).removeprefix("\x1f"))
+        with pytest.raises(SessionDataError, match="U\\+001F"):
+            await shop.db.lock_user(link_name(link))
+        assert await living(shop, await from_idp(shop, "ann", sub="a")) == [True]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from sessiondb.core.events import Event, EventType
-from sessiondb.core.record import EndReason
+from sessiondb.core.record import NO_USER, EndReason
 from sessiondb.core.token import Sid
 from sessiondb.listing import Moment, Selection, moment, walk
 from sessiondb.runtime import Runtime
@@ -141,7 +141,7 @@ def link_name(link: bytes) -> str:
     A million names at most, however many logouts there are: what is kept of them counts only for logins under way. Two
     links of one name cost a login that began before somebody else's logout, in that second, another try.
     """
-    return f"idp:{link.hex()[:5]}"
+    return f"{NO_USER}idp:{link.hex()[:5]}"
 
 
 async def end_links(runtime: Runtime, links: Sequence[bytes], reason: EndReason) -> int:

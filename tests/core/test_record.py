@@ -60,6 +60,7 @@ def test_user_ids_are_kept_as_they_are(user_id: Any, stored: str) -> None:
         "x" * 256,
         "é" * 128,
         "a\0b",
+        "\x1fidp:00000",
         "\ud800",
         None,
         True,

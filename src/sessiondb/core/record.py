@@ -19,6 +19,7 @@ REMEMBERED_CHANGES = 8
 NO_SALT = b""  # the last rotation kept none: its old secret is never served again
 
 LINK_BYTES = 16
+NO_USER = "\x1f"  # begins names that share a table with users' ids, and are none
 
 
 class EndReason(enum.StrEnum):
@@ -232,6 +233,8 @@ def check_user_id(user_id: object) -> str:
         size = len(user_id.encode())
     except UnicodeEncodeError:
         raise SessionDataError("user_id is not valid UTF-8 (a lone surrogate); pass clean text.") from None
+    if user_id.startswith(NO_USER):
+        raise SessionDataError("user_id must not begin with U+001F, which is kept for other names; strip it.")
     if not 1 <= size <= USER_ID_BYTES or "\0" in user_id:
         raise SessionDataError(
             f"user_id must have 1 to {USER_ID_BYTES} UTF-8 bytes and no U+0000, this one has {size}; "
