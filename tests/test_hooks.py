@@ -472,3 +472,27 @@ async def test_ends_that_wait_in_the_background_are_told_before_closing() -> Non
         sid = await seen_expired(shop)
         await shop.db.close()
         assert heard.reasons(sid) == ["expired_idle"]
+
+
+async def test_a_hook_whose_own_work_was_cancelled_has_failed_and_stops_no_other() -> None:
+    async with open_shop() as shop:
+        heard = Heard()
+        calls = 0
+
+        @shop.db.on_end
+        async def gives_up(ended: Ended) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise asyncio.CancelledError
+
+        listening(shop, heard)
+        browsers = [await shop.logged_in("ann") for _ in range(20)]
+        await shop.db.revoke_all("ann")
+        await settle(shop.db)
+        assert len(heard.ends) == 19
+        assert shop.db.counters["failed_hooks"] == 1
+        shop.clock.advance(SWEPT_AFTER)
+        await shop.db.sweep()
+        await settle(shop.db)
+        assert {one.sid for one in heard.ends} == {browser.sid for browser in browsers}

@@ -161,7 +161,11 @@ class Announcer:
                 try:
                     async with asyncio.timeout(HOOK_TIMEOUT):
                         await _call(hook, ended)
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
+                    task = asyncio.current_task()
+                    if task is not None and task.cancelling():
+                        raise
+                    # What the hook waited for may have been cancelled; that is its own affair.
                     self._failed(hook, ended, error)
                     return
             self._done[ended.sid] = None
@@ -170,7 +174,7 @@ class Announcer:
         finally:
             self._running.discard(ended.sid)
 
-    def _failed(self, hook: Hook, ended: Ended, error: Exception) -> None:
+    def _failed(self, hook: Hook, ended: Ended, error: BaseException) -> None:
         self._counters["failed_hooks"] += 1
         name = getattr(hook, "__qualname__", repr(hook))
         if ended.at + self._keep_ended() <= self._now() + ANNOUNCE_AFTER:
