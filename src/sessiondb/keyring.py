@@ -145,7 +145,9 @@ class KeyRing:
         except Exception as error:
             # Not its text, which may hold a part of what was fetched.
             raise StoreUnavailable(f"{self._where} raised {type(error).__name__}.") from error
-        self._keys = _parsed((given,) if isinstance(given, (str, bytes)) else given, self._where)
+        found = _parsed((given,) if isinstance(given, (str, bytes)) else given, self._where)
+        # Those that are here already stay the same objects: what was derived of them stays good.
+        self._keys = {key_id: self._keys.get(key_id, key) for key_id, key in found.items()}
 
     def __repr__(self) -> str:
         plain = "" if self._plain == "refuse" else f", plain={self._plain!r}"

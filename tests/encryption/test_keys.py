@@ -312,3 +312,15 @@ async def test_a_refresh_that_fails_keeps_the_keys(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         await ring.refresh()
     assert ring.ids == KeyRing(new, old).ids
+
+
+async def test_a_refresh_that_finds_the_same_keys_keeps_what_was_derived_of_them() -> None:
+    new, old = KeyRing.generate(), KeyRing.generate()
+    keys = [old]
+    ring = KeyRing.from_callable(lambda: list(keys))
+    await ring.prepare()
+    first = ring.current
+    keys.insert(0, new)
+    await ring.refresh()
+    assert ring.ids == KeyRing(new, old).ids
+    assert ring.find(first.id) is first
