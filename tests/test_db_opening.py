@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -130,6 +131,23 @@ async def test_it_can_be_used_again_after_it_was_closed() -> None:
         browser = await shop.logged_in()
         await shop.db.close()
         assert await browser.user() == "ann"
+
+
+async def test_closing_during_a_sweep_leaves_no_timer_that_would_open_it_again() -> None:
+    store, db = counted_db(sweep_every=0.1)
+    begun = asyncio.Event()
+
+    async def long_sweep(*_: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await db.open()
+    runtime = db.runtime
+    with mock.patch.object(store, "sweep", long_sweep):
+        await begun.wait()
+        await db.close()
+    assert runtime.timers.names == frozenset()
+    assert (store.calls["open"], store.calls["close"]) == (1, 1)
 
 
 async def test_bad_configuration_found_on_opening_is_raised_as_such() -> None:
