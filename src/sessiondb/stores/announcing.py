@@ -8,53 +8,39 @@ import msgspec
 
 from sessiondb.core.change import Applied, Change, End
 from sessiondb.core.events import Event
-from sessiondb.core.policy import SECOND, Caps
-from sessiondb.core.record import EndReason, Record
+from sessiondb.core.policy import SECOND
+from sessiondb.core.record import EndReason
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import (
     Admission,
-    Batching,
     ChangeResult,
     Cutoffs,
     Ended,
-    EventPage,
-    EventQuery,
     Login,
-    Page,
     Query,
-    Stats,
     Store,
     Swept,
 )
+from sessiondb.stores.delegating import DelegatingStore
 
 ANNOUNCE_AFTER = 60 * SECOND
 
 Tell = Callable[[Sequence[Ended | Sid], int], None]
 
 
-class AnnouncingStore:
+class AnnouncingStore(DelegatingStore):
     """``store``, whose ends are due for announcement after a minute unless ``announced`` comes first.
 
     ``tell`` is called, and must not wait, with the ends that a call has written (as ``Ended``, or as the sid where no
     more is known) or was asked to announce, and the time at which they are due again. ``now`` is the store's time.
     """
 
-    __slots__ = ("_now", "_store", "_tell")
+    __slots__ = ("_now", "_tell")
 
     def __init__(self, store: Store, now: Callable[[], int], tell: Tell) -> None:
-        self._store = store
+        super().__init__(store)
         self._now = now
         self._tell = tell
-
-    @property
-    def name(self) -> str:
-        """The inner store's name."""
-        return self._store.name
-
-    @property
-    def batching(self) -> Batching:
-        """The inner store's batching."""
-        return self._store.batching
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """As the inner store; the ends that have landed are told."""
@@ -99,51 +85,3 @@ class AnnouncingStore:
         if told:
             self._tell(told, due)
         return swept
-
-    async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
-        """As the inner store."""
-        return await self._store.load(sids)
-
-    async def find(self, query: Query) -> Page:
-        """As the inner store."""
-        return await self._store.find(query)
-
-    async def announced(self, sids: Sequence[Sid]) -> None:
-        """As the inner store."""
-        await self._store.announced(sids)
-
-    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
-        """As the inner store."""
-        return await self._store.lower_checks(caps, after, limit)
-
-    async def recall(self, name: str) -> str | None:
-        """As the inner store."""
-        return await self._store.recall(name)
-
-    async def remember(self, name: str, text: str) -> None:
-        """As the inner store."""
-        await self._store.remember(name, text)
-
-    async def open(self) -> None:
-        """As the inner store."""
-        await self._store.open()
-
-    async def close(self) -> None:
-        """As the inner store."""
-        await self._store.close()
-
-    async def clock(self) -> int:
-        """As the inner store."""
-        return await self._store.clock()
-
-    async def append(self, events: Sequence[Event]) -> None:
-        """As the inner store."""
-        await self._store.append(events)
-
-    async def events(self, query: EventQuery) -> EventPage:
-        """As the inner store."""
-        return await self._store.events(query)
-
-    async def stats(self) -> Stats:
-        """As the inner store."""
-        return await self._store.stats()

@@ -14,27 +14,18 @@ from sessiondb.core import codec
 from sessiondb.core.change import Change, Conflict, Create, End
 from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event
-from sessiondb.core.policy import Caps
-from sessiondb.core.record import EndReason, Record
+from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
 from sessiondb.stores._reencrypting import Reencrypted, reencrypt
 from sessiondb.stores._sealing import Keys, Opened, Sealer, UnknownKey
 from sessiondb.stores.base import (
-    Admission,
-    Batching,
     ChangeResult,
-    Cutoffs,
-    Ended,
-    EventPage,
-    EventQuery,
-    Login,
     Page,
     PartlyLoaded,
     Query,
-    Stats,
     Store,
-    Swept,
 )
+from sessiondb.stores.delegating import DelegatingStore
 
 __all__ = ["EncryptingStore", "Reencrypted", "Ring"]
 
@@ -62,7 +53,7 @@ class Ring(Keys, Protocol):
         ...
 
 
-class EncryptingStore:
+class EncryptingStore(DelegatingStore):
     """``store``, with each value of the sessions' data encrypted by itself (see ``_sealing``).
 
     Everything else stays in plain text, for the database to work with: the names of the top-level keys, ``user_id``,
@@ -78,25 +69,15 @@ class EncryptingStore:
     once, and a repeated write is the same bytes.
     """
 
-    __slots__ = ("_asked_at", "_asking", "_patience", "_ring", "_sealer", "_store")
+    __slots__ = ("_asked_at", "_asking", "_patience", "_ring", "_sealer")
 
     def __init__(self, store: Store, ring: Ring, *, patience: float = ASK_FOR) -> None:
-        self._store = store
+        super().__init__(store)
         self._patience = patience
         self._ring = ring
         self._sealer = Sealer(ring)
         self._asking = asyncio.Lock()
         self._asked_at = -ASK_EVERY
-
-    @property
-    def name(self) -> str:
-        """The inner store's name."""
-        return self._store.name
-
-    @property
-    def batching(self) -> Batching:
-        """The inner store's batching."""
-        return self._store.batching
 
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
         """As the inner store, decrypted."""
@@ -123,7 +104,7 @@ class EncryptingStore:
                 sealed.append(self._seal(change))
             except SessionDataError as error:
                 refused[at] = error
-        results = await self._store.apply(sealed, events)
+        results = await self._store.apply(sealed, events) if sealed or events else []
         conflicts = [at for at, result in enumerate(results) if isinstance(result, Conflict)]
         if conflicts:
             records = await self._opened([result.record for result in results if isinstance(result, Conflict)])
@@ -144,54 +125,6 @@ class EncryptingStore:
         """Get the keys, then as the inner store."""
         await self._ring.prepare()
         await self._store.open()
-
-    async def close(self) -> None:
-        """As the inner store."""
-        await self._store.close()
-
-    async def clock(self) -> int:
-        """As the inner store."""
-        return await self._store.clock()
-
-    async def admit(self, login: Login) -> Admission:
-        """As the inner store."""
-        return await self._store.admit(login)
-
-    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
-        """As the inner store."""
-        return await self._store.end_where(query, reason)
-
-    async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
-        """As the inner store."""
-        return await self._store.sweep(cutoffs, limit)
-
-    async def announced(self, sids: Sequence[Sid]) -> None:
-        """As the inner store."""
-        await self._store.announced(sids)
-
-    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
-        """As the inner store."""
-        return await self._store.lower_checks(caps, after, limit)
-
-    async def recall(self, name: str) -> str | None:
-        """As the inner store."""
-        return await self._store.recall(name)
-
-    async def remember(self, name: str, text: str) -> None:
-        """As the inner store."""
-        await self._store.remember(name, text)
-
-    async def append(self, events: Sequence[Event]) -> None:
-        """As the inner store."""
-        await self._store.append(events)
-
-    async def events(self, query: EventQuery) -> EventPage:
-        """As the inner store."""
-        return await self._store.events(query)
-
-    async def stats(self) -> Stats:
-        """As the inner store."""
-        return await self._store.stats()
 
     def _seal(self, change: Change) -> Change:
         if isinstance(change, End):

@@ -14,29 +14,17 @@ from typing import Literal
 from sessiondb.core.change import Applied, Change, Confirm, Conflict, Create, End, Gone, Outcome, Rotate, Update
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event
-from sessiondb.core.policy import Caps
-from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, EndReason, Record
-from sessiondb.core.token import Sid
+from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, Record
 from sessiondb.stores.base import (
-    Admission,
-    Batching,
     ChangeResult,
-    Cutoffs,
-    Ended,
-    EventPage,
-    EventQuery,
-    Login,
-    Page,
-    Query,
-    Stats,
     Store,
-    Swept,
 )
+from sessiondb.stores.delegating import DelegatingStore
 
 Verdict = Outcome | Literal["again", "unknown"]
 
 
-class RecoveringStore:
+class RecoveringStore(DelegatingStore):
     """``store``, with changes of unknown outcome read again and settled; everything else passes through.
 
     A call that goes well costs nothing more. After a lost reply there are at most ``tries`` rounds of one ``load``
@@ -49,22 +37,12 @@ class RecoveringStore:
     touch, cannot be found applied: its events may be written twice, rather than never.
     """
 
-    __slots__ = ("_pause", "_store", "_tries")
+    __slots__ = ("_pause", "_tries")
 
     def __init__(self, store: Store, *, tries: int = 3, pause: float = 0.02) -> None:
-        self._store = store
+        super().__init__(store)
         self._tries = tries
         self._pause = pause
-
-    @property
-    def name(self) -> str:
-        """The inner store's name."""
-        return self._store.name
-
-    @property
-    def batching(self) -> Batching:
-        """The inner store's batching."""
-        return self._store.batching
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """Write ``changes`` and ``events``; one result per change, in order.
@@ -121,66 +99,6 @@ class RecoveringStore:
             if not at_stake:
                 break
         return settled
-
-    async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
-        """As the inner store."""
-        return await self._store.load(sids)
-
-    async def open(self) -> None:
-        """As the inner store."""
-        await self._store.open()
-
-    async def close(self) -> None:
-        """As the inner store."""
-        await self._store.close()
-
-    async def clock(self) -> int:
-        """As the inner store."""
-        return await self._store.clock()
-
-    async def admit(self, login: Login) -> Admission:
-        """As the inner store."""
-        return await self._store.admit(login)
-
-    async def find(self, query: Query) -> Page:
-        """As the inner store."""
-        return await self._store.find(query)
-
-    async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
-        """As the inner store."""
-        return await self._store.end_where(query, reason)
-
-    async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
-        """As the inner store."""
-        return await self._store.sweep(cutoffs, limit)
-
-    async def announced(self, sids: Sequence[Sid]) -> None:
-        """As the inner store."""
-        await self._store.announced(sids)
-
-    async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
-        """As the inner store."""
-        return await self._store.lower_checks(caps, after, limit)
-
-    async def recall(self, name: str) -> str | None:
-        """As the inner store."""
-        return await self._store.recall(name)
-
-    async def remember(self, name: str, text: str) -> None:
-        """As the inner store."""
-        await self._store.remember(name, text)
-
-    async def append(self, events: Sequence[Event]) -> None:
-        """As the inner store."""
-        await self._store.append(events)
-
-    async def events(self, query: EventQuery) -> EventPage:
-        """As the inner store."""
-        return await self._store.events(query)
-
-    async def stats(self) -> Stats:
-        """As the inner store."""
-        return await self._store.stats()
 
 
 def judge(change: Change, record: Record | None) -> Verdict:
