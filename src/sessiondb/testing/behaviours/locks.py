@@ -76,12 +76,12 @@ async def lifting_ends_nobody(kit: Kit) -> None:
 async def other_names_forbid_a_login_too(kit: Kit) -> None:
     """Any of ``also`` forbids as the user's own name does, and none but the named ones."""
     store = await kit.store()
-    await store.end_where(kit.query("idp:a", not_before=kit.now), EndReason.IDP_LOGOUT)
+    await store.end_where(kit.query("\x1fidp:a", not_before=kit.now), EndReason.IDP_LOGOUT)
     for also, began_at, refused in (
         ((), kit.now - SECOND, None),
-        (("idp:b",), kit.now - SECOND, None),
-        (("idp:b", "idp:a"), kit.now - SECOND, "revoked"),
-        (("idp:a", "idp:b"), kit.now, None),
+        (("\x1fidp:b",), kit.now - SECOND, None),
+        (("\x1fidp:b", "\x1fidp:a"), kit.now - SECOND, "revoked"),
+        (("\x1fidp:a", "\x1fidp:b"), kit.now, None),
     ):
         record = kit.record("alice")
         await kit.put_in(store, record)
@@ -97,10 +97,10 @@ async def logins_against_another_name_leave_nobody(kit: Kit) -> None:
     async def sign_in(number: int) -> None:
         record = kit.record(f"user {number}")
         is_applied(await kit.apply(one, Create(record, (link,))), "a create")
-        await one.admit(kit.login(record, began_at=kit.now - 1, also=("idp:a",)))
+        await one.admit(kit.login(record, began_at=kit.now - 1, also=("\x1fidp:a",)))
 
     async def revoke() -> None:
-        await other.end_where(kit.query("idp:a", not_before=kit.now), EndReason.IDP_LOGOUT)
+        await other.end_where(kit.query("\x1fidp:a", not_before=kit.now), EndReason.IDP_LOGOUT)
         await other.end_where(kit.query(link=link), EndReason.IDP_LOGOUT)
 
     await together([*(sign_in(number) for number in range(10)), revoke(), *(sign_in(n) for n in range(10, 20))])
