@@ -200,7 +200,13 @@ async def test_sync_and_async_functions_and_objects_are_hooks() -> None:
         assert callable(plain) and callable(coroutine)
 
 
-@pytest.mark.parametrize("wrong", [None, "name", 7])
+def takes_nothing() -> None: ...
+
+
+async def takes_too_much(ended: Ended, mailer: Any) -> None: ...
+
+
+@pytest.mark.parametrize("wrong", [None, "name", 7, takes_nothing, takes_too_much])
 async def test_what_cannot_be_called_is_no_hook(wrong: Any) -> None:
     async with open_shop() as shop:
         with pytest.raises(ConfigurationError, match="cannot be called"):

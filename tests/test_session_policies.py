@@ -135,6 +135,7 @@ def test_settings_that_cannot_work_stop_the_start() -> None:
         ({"policies": {"normal": STAFF}}, "give that as policy="),
         ({"policies": {"staff": "strict"}}, r"policies\['staff'\]"),
         ({"policy_for": "staff"}, "policy_for"),
+        ({"policy_for": lambda: "staff"}, "policy_for"),
         ({"policy": {"idle": 60}}, r"policy=Policy\(...\)"),
     ):
         with pytest.raises(ConfigurationError, match=message):

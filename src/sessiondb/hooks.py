@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from sessiondb.core.calls import takes
 from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreError
 from sessiondb.core.policy import SECOND
 from sessiondb.core.token import Sid
@@ -47,6 +48,11 @@ class Hooks:
         """Register ``function``. Raises ``ConfigurationError`` if it cannot be one, or comes too late."""
         if not callable(function):
             raise ConfigurationError(f"on_end: {function!r:.100} cannot be called; use @db.on_end on a function.")
+        if not takes(function, 1):
+            name = getattr(function, "__name__", "hook")
+            raise ConfigurationError(
+                f"on_end: {name} cannot be called with the end alone; write it as: def {name}(ended: Ended)."
+            )
         if self._closed:
             raise ConfigurationError(
                 "on_end: the database is in use already, so ends may have been missed; register hooks where the "

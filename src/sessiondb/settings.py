@@ -10,6 +10,7 @@ import msgspec
 
 from sessiondb.abuse import Abuse
 from sessiondb.core.breaker import CircuitBreaker
+from sessiondb.core.calls import takes
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.limits import Limits
 from sessiondb.core.policies import Policies
@@ -57,7 +58,7 @@ def check_settings(
         raise ConfigurationError(f"SessionDB: max_session_bytes is {max_session_bytes!r}; use 256 bytes to 16 MiB.")
     if sweep_every is not None and not _is_within(sweep_every, 0.1, 86_400):
         raise ConfigurationError(f"SessionDB: sweep_every is {sweep_every!r}; use 0.1 to 86,400 seconds, or None.")
-    if policy_for is not None and not callable(policy_for):
+    if policy_for is not None and not (callable(policy_for) and takes(policy_for, 1)):
         raise ConfigurationError(
             f"SessionDB: policy_for is {policy_for!r:.100}; use a function from a user id to a name in policies."
         )

@@ -555,6 +555,7 @@ def test_a_write_changes_what_was_changed_and_nothing_else(
         ({"version": True, "migrate": migrate}, "version is True"),
         ({"version": "3", "migrate": migrate}, "version is '3'"),
         ({"version": 3, "migrate": "migrate"}, "migrate is 'migrate'"),
+        ({"version": 3, "migrate": lambda raw: raw}, "migrate is .*; it is called with two arguments"),
         ({"on_invalid": "ignore"}, "on_invalid is 'ignore'"),
         ({"name": ""}, "name is ''"),
         ({"name": 3}, "name is 3"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sessiondb.core import codec
+from sessiondb.core.calls import takes
 from sessiondb.core.errors import ConfigurationError, SessionDataError
 from sessiondb.core.reserved import VERSION, is_reserved
 
@@ -101,6 +102,10 @@ def versions(name: str, version: int | None, migrate: Migrate | None) -> Version
         raise ConfigurationError(
             f"session_of: migrate is {migrate!r:.100}; use a plain function of the old version and the stored data, "
             "not an async one: it runs where .data is read."
+        )
+    if not takes(migrate, 2):
+        raise ConfigurationError(
+            f"session_of: migrate is {migrate!r:.100}; it is called with two arguments: migrate(old_version, raw)."
         )
     return Versions(name, version, migrate)
 
