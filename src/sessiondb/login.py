@@ -165,7 +165,7 @@ async def admit(
         )
     if admission.refused == "limit":
         return LoginRefused(
-            f"The user has {policy.per_user} sessions already, the limit of Policy(per_user=...).",
+            f"The user has as many sessions as may be: Policy(per_user={policy.per_user}).",
             reason="limit",
             sessions=await _sessions_of(runtime, login.user_id) if on_limit == "ask" else (),
         )
