@@ -100,7 +100,7 @@ def note_use(state: State) -> bool:
     if state.noted or not state.handed_out:
         return False
     state.noted = True
-    if state.record is not None and state.staged is None:
+    if state.runtime.policies.rotates and state.record is not None and state.staged is None:
         stage_due_rotation(state, state.record)
     return True
 

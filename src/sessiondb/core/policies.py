@@ -24,10 +24,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,47}", re.ASCII).fullmatch
 class Policies:
     """Policies by name, checked; nothing in it changes. Raises ``ConfigurationError`` for what cannot work.
 
-    ``caps`` are their lifetimes, and ``keep_ended`` is the longest that any of them keeps tombstones, in microseconds.
+    ``caps`` are their lifetimes, ``keep_ended`` is the longest that any of them keeps tombstones, in microseconds, and
+    ``rotates`` says whether any has ``rotate_every``.
     """
 
-    __slots__ = ("_by_lifetime", "_rotate_every", "caps", "default", "keep_ended", "named")
+    __slots__ = ("_by_lifetime", "_rotate_every", "caps", "default", "keep_ended", "named", "rotates")
 
     def __init__(self, default: Policy | None = None, named: Mapping[str, Policy] | None = None) -> None:
         default = default if default is not None else Policy()
@@ -52,6 +53,7 @@ class Policies:
         self.keep_ended = max(policy.keep_ended_micros for policy in every)
         self._rotate_every = {name: policy.rotate_every_micros for name, policy in self._by_lifetime.items()}
         self._rotate_every[DEFAULT] = default.rotate_every_micros
+        self.rotates = any(each is not None for each in self._rotate_every.values())
 
     def of(self, record: Record) -> Policy:
         """The policy that ``record`` falls under."""

@@ -203,9 +203,12 @@ class SessionMiddleware:
 
     def _register(self, scope: Scope, session: Session) -> None:
         # Inner middlewares may replace scope["session"]; dependencies find theirs by the name of its cookie.
-        outer: dict[str, Session] = scope.get(SCOPE_KEY, _NONE)
-        self._check_name(outer)
-        scope[SCOPE_KEY] = {**outer, **dict.fromkeys(self._names, session)}
+        outer: dict[str, Session] | None = scope.get(SCOPE_KEY)
+        mine = dict.fromkeys(self._names, session)
+        if outer:
+            self._check_name(outer)
+            mine = {**outer, **mine}
+        scope[SCOPE_KEY] = mine
         scope["session"] = session
 
     def _check_name(self, outer: Collection[str]) -> None:
