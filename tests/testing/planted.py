@@ -161,7 +161,6 @@ PLANTED = [
     Planted(11, HidesLocks, "a_lock_refuses_logins_until_its_time"),
     Planted(11, HidesLocks, "a_login_that_a_lock_has_ended_is_told_so"),
     Planted(11, ForgetsOtherNames, "other_names_forbid_a_login_too"),
-    Planted(11, ForgetsOtherNames, "logins_against_another_name_leave_nobody"),
     Planted(11, CountsImpersonators, "an_impersonated_session_takes_no_place"),
     Planted(11, CountsTheDead, "the_dead_push_nobody_out"),
     Planted(11, CountsBeforeItLocks, "the_oldest_make_room"),
