@@ -7,13 +7,15 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 
 from harness import MINUTE, Browser, Reply, Shop, open_shop, put, unawaited
-from sessiondb import Limits, RateLimited, Session, SessionDataError
+from sessiondb import Limits, RateLimited, Session, SessionDataError, StoreUnavailable
 from sessiondb.core import token
+from sessiondb.core.change import Create
 
 
 @asynccontextmanager
@@ -285,3 +287,37 @@ async def test_a_session_over_a_lowered_limit_can_be_read_and_emptied_but_not_fi
         assert (await browser.do(lambda session: session.pop("c"))).status == 200
         assert (await browser.do(put(a=2))).status == 200
         assert await browser.read() == {"a": 2, "b": 2}
+
+
+# -- refused logins -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.security("D2")
+@pytest.mark.parametrize("how", [unawaited, lambda action: action])
+async def test_a_refused_login_costs_nobody_their_cart_for_the_sake_of_the_limit(how: Any) -> None:
+    async with shop_with(anonymous_per_minute=1) as shop:
+        visitor = await shop.with_cart(cart=["tea"])
+        await shop.db.lock_user("ann")
+        for _ in range(3):
+            # It puts one session in the place of another; the network has begun no more than before.
+            reply = await visitor.do(how(lambda session: session.login("ann")))
+            assert (reply.status, reply.cookie) == (409, "set")
+            assert await visitor.read() == {"cart": ["tea"]}
+        assert (await shop.browser().do(put(a=1))).status == 429
+
+
+async def test_when_the_answer_to_a_refused_login_cannot_be_stored_that_is_said_instead() -> None:
+    async with open_shop() as shop:
+        visitor = await shop.with_cart(cart=["tea"])
+        await shop.db.lock_user("ann")
+
+        inner = shop.memory.apply
+
+        async def full(changes: Any, events: Any = ()) -> Any:
+            if isinstance(changes[0], Create) and changes[0].record.user_id is None:
+                raise StoreUnavailable("full")
+            return await inner(changes, events)
+
+        with mock.patch.object(shop.memory, "apply", full):
+            reply = await visitor.do(unawaited(lambda session: session.login("ann")))
+        assert (reply.status, reply.cookie) == (503, None)

@@ -128,7 +128,7 @@ async def _create(session: dict[str, Any], state: State) -> None:
         raise HeadersSent("A session cannot be created after the response headers have left.")
     runtime = state.runtime
     await runtime.ready()  # its clock dates what is new
-    if state.visitor is not NOBODY:  # a job is no visitor
+    if state.visitor is not NOBODY and not state.stands_in:  # a job is no visitor
         runtime.abuse.begin_session(runtime, state.visitor.ip)
     promised, state.promised = state.promised, None
     record, issued = new_record(runtime, data=whole(session, runtime), client=state.visitor.encoded(), issued=promised)

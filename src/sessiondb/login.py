@@ -116,6 +116,7 @@ def _go_on_anonymously(session: dict[str, Any], state: State, old: Record | None
     state.reread_views()
     dict.clear(session)
     if old is not None and old.user_id is None:
+        state.stands_in = True
         dict.update(session, codec.decode_data(old.data))
 
 

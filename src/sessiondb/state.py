@@ -114,7 +114,8 @@ class State:
     if no cookie does; ``untold`` says that such a client is never told a token (and ``headers_sent`` is true from the
     start). ``encoded`` hands what ``is_settled`` has encoded to ``delta``, if that is asked at once. ``promised`` is
     the token that the session will have if it is made, and ``parked`` is the own session of whoever has just begun to
-    impersonate a user. ``signs_in_at`` when a staged sign-in will be dated: something is bound to them already.
+    impersonate a user. ``stands_in``: the session that is made takes the place of one that a refused login has ended.
+    ``signs_in_at`` when a staged sign-in will be dated: something is bound to them already.
     """
 
     # Defaults of the class cost a request nothing; most requests change few of them.
@@ -135,6 +136,7 @@ class State:
     undelivered: bool = False
     parked: Record | None = None
     promised: Token | None = None
+    stands_in: bool = False
     signs_in_at: int | None = None
     ended_reason: str | None = None
     block: Callable[[], None] | None = None

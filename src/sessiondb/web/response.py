@@ -102,7 +102,12 @@ class SessionResponse:
         if isinstance(error, LoginRefused):
             # The visitor goes on anonymously, with the cookie for that.
             state.handed_out = state.written = True
-            await refuse(scope, receive, self, error)
+            try:
+                await refuse(scope, receive, self, error)
+            except (SessionUnavailable, RateLimited) as failure:
+                if self.started:
+                    raise
+                await refuse(scope, receive, self._send, failure)
         else:
             await refuse(scope, receive, self._send, error)
 
