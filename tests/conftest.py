@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import signal
 import sys
+from collections.abc import Generator
+from types import FrameType
 
 import pytest
 
@@ -34,6 +38,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure() -> None:
     """Told to end (by a time limit, say), the tests still stop the servers that they have started."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+LONGEST = 300  # seconds that one test may take, and its set-up: what hangs fails, and says where it waits
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """No test hangs for ever."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        for task in [one for one in gc.get_objects() if isinstance(one, asyncio.Task) and not one.done()]:
+            task.print_stack()
+        raise TimeoutError(f"{item.nodeid} has not ended after {LONGEST} seconds")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST, 30)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pytest_sessionfinish() -> None:
