@@ -359,6 +359,47 @@ async def test_signing_in_again_kills_the_old_token_at_once_and_ends_nothing() -
         assert await browser.user() is None
 
 
+PROOFS: dict[str, Any] = {
+    "login": lambda session: session.login("ann", methods=["otp"], level=2),
+    "step_up": lambda session: session.step_up(["otp"], level=2),
+}
+
+
+@pytest.mark.parametrize("again", ["no", "the same", "the other"])
+@pytest.mark.parametrize("verb", PROOFS)
+async def test_a_proof_that_is_interrupted_and_lands_is_told_with_the_response(verb: str, again: str) -> None:
+    """Its secret has replaced the old one, so whoever is not told it is logged out."""
+    async with open_shop() as shop:
+        browser = await shop.logged_in()
+        before = browser.twin()
+        shop.clock.advance(1)
+        begun, go = asyncio.Event(), asyncio.Event()
+        inner = shop.memory.apply
+
+        async def slow(changes: Any, events: Any = ()) -> Any:
+            begun.set()
+            await go.wait()
+            return await inner(changes, events)
+
+        async def interrupted(session: Session) -> None:
+            session["a"] = 1
+            waiting = asyncio.ensure_future(PROOFS[verb](session))
+            await begun.wait()
+            waiting.cancel()
+            go.set()
+            session["b"] = 2
+            if again == "the same":
+                await PROOFS[verb](session)
+            elif again == "the other":
+                await PROOFS["login" if verb == "step_up" else "step_up"](session)
+
+        with mock.patch.object(shop.memory, "apply", slow):
+            assert (await browser.do(interrupted)).cookie == "set"
+        assert [await before.user(), await browser.user()] == [None, "ann"]
+        assert await browser.read() == {"a": 1, "b": 2}
+        assert (await browser.do(lambda session: session.auth.level)).result == 2
+
+
 async def test_a_sign_in_with_the_previous_token_is_shared_with_nobody_who_holds_the_current_one() -> None:
     async with open_shop() as shop:
         thief, browser = await rotated(shop, confirmed=True)

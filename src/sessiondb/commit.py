@@ -14,7 +14,7 @@ import msgspec
 from sessiondb.core.change import Conflict, Create, Gone, Outcome, Update, new_change_id
 from sessiondb.core.errors import HeadersSent, SessionEnded, StoreError
 from sessiondb.core.events import EventType
-from sessiondb.core.record import NO_SALT, EndReason, Record
+from sessiondb.core.record import EndReason, Record
 from sessiondb.login import admit, log_in
 from sessiondb.parked import own_end
 from sessiondb.renewing import renew, stage_due_rotation
@@ -147,8 +147,7 @@ async def _update(session: dict[str, Any], state: State, record: Record, delta: 
     if renewed.issued is not None and reason is None:
         state.token = renewed.issued
         # The old secret still opens a rotated session, but not one where nothing of it was left.
-        shuts_out = renewed.change.rotate is not None and renewed.change.rotate.salt == NO_SALT
-        issue(state, renewed.issued, undelivered=shuts_out)
+        issue(state, renewed.issued, undelivered=staged != "rotate")
     if isinstance(staged, StagedReauthentication) and staged.links and reason is None:
         refused = await admit(state.runtime, renewed.record, state.began_at, staged.links, limited=False)
         if refused is not None:

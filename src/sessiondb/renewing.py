@@ -163,10 +163,13 @@ async def _prove(
 
     Whoever else holds the old token must not share what the proof opens. So it replaces whatever secret there is by
     now: the rotation that came first may be a thief's. Only the same proof from a twin of this request (a double click)
-    stands, and its token is the one to hold.
+    stands, and its token is the one to hold. So does an earlier try of this request that has landed though it was
+    interrupted, or its reply lost: nobody was told the token yet, so it is told now.
     """
     runtime, held = state.runtime, state.token
-    issued = None if held is None else Token(held.sid, held.series, token.new_secret())
+    issued = state.proving
+    if issued is None and held is not None:
+        issued = state.proving = Token(held.sid, held.series, token.new_secret())
     event: Event | None = runtime.event(type_, record=record, ip=state.visitor.ip, details=details)
     found = record
     for _ in range(1 + PROOF_TRIES):
@@ -176,8 +179,15 @@ async def _prove(
         proving = msgspec.structs.replace(change, id=new_change_id(), rotate=rotate, sign_in=prove(found))
         outcome = await runtime.apply_one(proving, event)
         if not isinstance(outcome, Conflict):
+            state.proving = None
             return Renewed(found, proving, outcome, issued)
         found, event = outcome.record, None
+        is_ours = issued is not None and found.secret_hash == token.digest(issued.secret)
         if found.salt == NO_SALT and is_twin(found):
-            return await _without_secret(state, found, change)
+            state.proving = None
+            rest = await _without_secret(state, found, change)
+            return msgspec.structs.replace(rest, issued=issued) if is_ours else rest
+        if is_ours and held is not None:
+            # That was another proof.
+            issued = state.proving = Token(held.sid, held.series, token.new_secret())
     raise StoreError("The session kept being rotated while its user proved who they are.", outcome="conflict")

@@ -115,7 +115,8 @@ class State:
     start). ``encoded`` hands what ``is_settled`` has encoded to ``delta``, if that is asked at once. ``promised`` is
     the token that the session will have if it is made, and ``parked`` is the own session of whoever has just begun to
     impersonate a user. ``stands_in``: the session that is made takes the place of one that a refused login has ended.
-    ``signs_in_at`` when a staged sign-in will be dated: something is bound to them already.
+    ``proving``: the token of a proof of identity that was begun and not heard of. ``signs_in_at`` when a staged sign-in
+    will be dated: something is bound to them already.
     """
 
     # Defaults of the class cost a request nothing; most requests change few of them.
@@ -137,6 +138,7 @@ class State:
     parked: Record | None = None
     promised: Token | None = None
     stands_in: bool = False
+    proving: Token | None = None
     signs_in_at: int | None = None
     ended_reason: str | None = None
     block: Callable[[], None] | None = None
