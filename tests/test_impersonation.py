@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from harness import DAY, HOUR, MINUTE, Browser, Shop, open_shop, put
-from sessiondb import LoginRefused, Policy, Session, SessionEnded
+from sessiondb import LoginRefused, Policy, Session, SessionEnded, StoreUnavailable
+from sessiondb.core.change import Update
 from sessiondb.session import state_of
 from sessiondb.web import csrf_tokens
 
@@ -287,6 +290,43 @@ async def test_an_administrator_who_is_revoked_meanwhile_becomes_nobody() -> Non
         assert (reply.result, reply.cookie) == (["SessionEnded", "admin"], None)
         await shop.flush()
         assert await shop.db.sessions_of("ann") == []
+
+
+@pytest.mark.security("L8")
+@pytest.mark.parametrize("verb", ["begin", "stop"])
+@pytest.mark.parametrize("how", ["interrupted", "the database goes away"])
+async def test_no_session_stays_alive_that_nobody_can_open(verb: str, how: str) -> None:
+    async with open_shop() as shop:
+        browser = await shop.logged_in("root") if verb == "begin" else (await impersonating(shop))[0]
+        begun, go = asyncio.Event(), asyncio.Event()
+        inner = shop.memory.apply
+
+        async def slow(changes: Any, events: Any = ()) -> Any:
+            if isinstance(changes[0], Update) and changes[0].rotate is not None:
+                begun.set()
+                await go.wait()
+                if how != "interrupted":
+                    raise StoreUnavailable("away")
+            return await inner(changes, events)
+
+        async def broken_off(session: Session) -> None:
+            changing = session.impersonate("ann") if verb == "begin" else session.stop_impersonating()
+            waiting = asyncio.ensure_future(changing)
+            await begun.wait()
+            if how == "interrupted":
+                waiting.cancel()
+            go.set()
+            await asyncio.wait([waiting])
+            assert waiting.cancelled() or isinstance(waiting.exception(), StoreUnavailable)
+
+        with mock.patch.object(shop.memory, "apply", slow):
+            await browser.do(broken_off)
+        await shop.flush()
+        living = await shop.db.sessions_of("root")
+        assert await shop.db.sessions_of("ann") == []
+        # Where nothing has landed the administrator goes on as before.
+        assert await browser.user() == ("root" if living else None)
+        assert bool(living) == (verb == "begin" and how != "interrupted")
 
 
 async def test_outside_a_request_it_works_alike() -> None:

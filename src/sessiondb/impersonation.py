@@ -20,7 +20,7 @@ from sessiondb.core.events import EventType
 from sessiondb.core.record import NO_SALT, Auth, EndReason, Record, decode_auth, encode_auth, is_impersonated
 from sessiondb.core.token import Token
 from sessiondb.login import admit
-from sessiondb.parked import end_own, impersonation_event, own_sid
+from sessiondb.parked import end_own, impersonation_event, own_end, own_sid
 from sessiondb.runtime import Runtime
 from sessiondb.state import State
 from sessiondb.writes import (
@@ -70,7 +70,13 @@ async def impersonate(session: dict[str, Any], state: State, user_id: str) -> No
         # Without a limit: this session takes no place of the user's.
         refused = await admit(runtime, record, state.began_at, limited=False)
         if refused is None:
-            parked = await _new_secret(runtime, own, token.digest(token.new_secret()))
+            try:
+                parked = await _new_secret(runtime, own, token.digest(token.new_secret()))
+            except BaseException as error:
+                if not isinstance(error, StoreError) or error.outcome == "unknown":
+                    # It may have landed, and then nobody can open the own session any more.
+                    runtime.end_later(own, EndReason.UNDELIVERED, ip=state.visitor.ip)
+                raise
             if isinstance(parked, Gone):
                 reason = write_after_end(session, state, own, parked)
                 raise SessionEnded(why_gone(reason), reason=reason)
@@ -101,11 +107,18 @@ async def stop(session: dict[str, Any], state: State) -> bool:
         raise SessionEnded(why_gone(reason), reason=reason)
     become_anonymous(session, state)
     state.outgoing, state.undelivered, state.parked = False, False, None
-    [own] = await runtime.load([sid])
     issued = Token(sid, held.series, token.new_secret())
     back: Record | Gone = Gone(None)
-    if own is not None and own.ended_at is None and runtime.caps.deadline(own) > runtime.now():
-        back = await _new_secret(runtime, own, token.digest(issued.secret))
+    try:
+        [own] = await runtime.load([sid])
+        if own is not None and own.ended_at is None and runtime.caps.deadline(own) > runtime.now():
+            back = await _new_secret(runtime, own, token.digest(issued.secret))
+    except BaseException:
+        # Nobody can go back any more.
+        lost = own_end(state, record)
+        if lost is not None:
+            runtime.background.end(*lost)
+        raise
     if isinstance(back, Gone):
         state.ended_reason = EndReason.IMPERSONATION_ENDED.value
         raise SessionEnded(
