@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import stat
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Self, cast
@@ -15,6 +16,7 @@ from sessiondb.core.keys import HOW_TO_MAKE_ONE, Key, Plain, aes_gcm, generate_k
 
 DEFAULT_VARIABLE = "SESSIONDB_KEYS"
 MOST_KEYS = 32
+MOST_THREADS = 4
 
 KeyText = str | bytes
 Given = KeyText | Iterable[KeyText]
@@ -135,7 +137,7 @@ class KeyRing:
             return
         try:
             async with asyncio.timeout(self._timeout):
-                given = fetch() if inspect.iscoroutinefunction(fetch) else await asyncio.to_thread(fetch)
+                given = fetch() if inspect.iscoroutinefunction(fetch) else await asyncio.to_thread(self._call, fetch)
                 if inspect.isawaitable(given):
                     given = await cast("Awaitable[Given]", given)
         except SessionDBError:
@@ -148,6 +150,15 @@ class KeyRing:
         found = _parsed((given,) if isinstance(given, (str, bytes)) else given, self._where)
         # Those that are here already stay the same objects: what was derived of them stays good.
         self._keys = {key_id: self._keys.get(key_id, key) for key_id, key in found.items()}
+
+    def _call(self, fetch: Fetch) -> Given | Awaitable[Given]:
+        """Call ``fetch`` in this thread, which nobody can stop: where all calls hang, there is no other."""
+        if not self._threads.acquire(blocking=False):
+            raise StoreUnavailable(f"{self._where} has not returned from its last {MOST_THREADS} calls.")
+        try:
+            return fetch()
+        finally:
+            self._threads.release()
 
     def __repr__(self) -> str:
         plain = "" if self._plain == "refuse" else f", plain={self._plain!r}"
@@ -187,6 +198,7 @@ class KeyRing:
         self._refresh_every = refresh_every
         self._timeout = timeout
         self._where = where
+        self._threads = threading.BoundedSemaphore(MOST_THREADS)
         self._keys = {}
 
 

@@ -10,6 +10,7 @@ import re
 import secrets
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from sessiondb import ConfigurationError, KeyRing, SessionDB, StoreUnavailable
 from sessiondb.core.keys import generate_key, parse_key
+from sessiondb.keyring import MOST_THREADS
 
 ROOT = Path(__file__).parents[2]
 
@@ -324,3 +326,28 @@ async def test_a_refresh_that_finds_the_same_keys_keeps_what_was_derived_of_them
     await ring.refresh()
     assert ring.ids == KeyRing(new, old).ids
     assert ring.find(first.id) is first
+
+
+async def test_a_function_that_hangs_does_not_take_ever_more_threads() -> None:
+    go, calls = threading.Event(), 0
+
+    def hangs() -> list[str]:
+        nonlocal calls
+        calls += 1
+        go.wait(60)
+        return [key]
+
+    key = KeyRing.generate()
+    ring = KeyRing.from_callable(hangs, timeout=0.01)
+    try:
+        with pytest.raises(StoreUnavailable, match="within"):
+            await ring.prepare()
+        for _ in range(50):
+            with pytest.raises(StoreUnavailable):
+                await ring.prepare()
+        assert calls <= MOST_THREADS
+    finally:
+        go.set()
+    patient = KeyRing.from_callable(hangs)
+    await patient.prepare()
+    assert patient.ids == KeyRing(key).ids
