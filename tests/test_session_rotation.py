@@ -171,6 +171,19 @@ async def test_the_previous_token_after_the_grace_is_reuse_and_ends_the_session(
         assert (alarm.sid, alarm.user_id) == (browser.sid, "ann")
 
 
+async def test_many_requests_that_notice_the_same_end_make_one_event_each_of_it() -> None:
+    async with open_shop() as shop:
+        _, previous = await rotated(shop, confirmed=True)
+        expired = await shop.logged_in("bob")
+        shop.clock.advance(GRACE_SECONDS + 1)
+        await asyncio.gather(*[previous.twin().read() for _ in range(5)])
+        shop.clock.advance(20 * DAY)
+        await asyncio.gather(*[expired.twin().read() for _ in range(5)])
+        assert len(await shop.events("authn_token_reuse")) == 1
+        ends = [(event.sid, event.reason) for event in await shop.events("session_ended")]
+        assert ends == [(previous.sid, "reuse"), (expired.sid, "expired_idle")]
+
+
 async def test_a_token_from_two_rotations_ago_is_told_from_theft_by_its_age() -> None:
     async with open_shop() as shop:
         browser, old = await rotated(shop)

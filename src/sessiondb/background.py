@@ -61,6 +61,10 @@ class Background:
             self.event(event)
         self._schedule()
 
+    def is_ending(self, sid: Sid) -> bool:
+        """Whether the end of ``sid`` waits to be written."""
+        return sid in self._ends
+
     def event(self, event: Event) -> None:
         """Queue an event."""
         if len(self._events) < MOST_EVENTS:

@@ -83,8 +83,8 @@ def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
     if verdict in _SERVED:
         return verdict
     if verdict is Verdict.REUSE:
-        runtime.background.event(runtime.event(EventType.TOKEN_REUSE, record=record, ip=state.visitor.ip))
-        runtime.end_later(record, EndReason.REUSE, ip=state.visitor.ip)
+        if runtime.end_later(record, EndReason.REUSE, ip=state.visitor.ip):
+            runtime.background.event(runtime.event(EventType.TOKEN_REUSE, record=record, ip=state.visitor.ip))
         state.ended_reason = EndReason.REUSE.value
     elif verdict is Verdict.FORGED:
         runtime.abuse.bad_token(runtime, state.visitor.ip, "forged")

@@ -36,8 +36,8 @@ async def goes_on(state: State, record: Record) -> bool:
             touch_when_due(state, own)
             return True
         runtime.end_later(own, runtime.caps.expiry_reason(own), at=deadline)
-    runtime.background.event(impersonation_event(state, EventType.IMPERSONATION_ENDED, record))
-    runtime.end_later(record, EndReason.IMPERSONATION_ENDED, ip=state.visitor.ip)
+    if runtime.end_later(record, EndReason.IMPERSONATION_ENDED, ip=state.visitor.ip):
+        runtime.background.event(impersonation_event(state, EventType.IMPERSONATION_ENDED, record))
     state.ended_reason = EndReason.IMPERSONATION_ENDED.value
     return False
 

@@ -342,13 +342,16 @@ class Runtime:
             if_rev=if_rev,
         )
 
-    def end_later(self, record: Record, reason: EndReason, *, at: int | None = None, ip: str | None = None) -> None:
-        """End ``record`` with the next batch in the background."""
+    def end_later(self, record: Record, reason: EndReason, *, at: int | None = None, ip: str | None = None) -> bool:
+        """End ``record`` with the next batch in the background. False: it waits for that already."""
+        if self.background.is_ending(record.sid):
+            return False
         self.ended(record.sid, reason)
         self.background.end(
             self.end_of(record, reason, at=at),
             self.event(EventType.SESSION_ENDED, record=record, reason=reason, ip=ip),
         )
+        return True
 
     def ended(self, sid: Sid, reason: str | None) -> None:
         """A session has ended, by this process or as it has just learnt: its open connections here are told at once.
