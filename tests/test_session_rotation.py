@@ -171,6 +171,20 @@ async def test_the_previous_token_after_the_grace_is_reuse_and_ends_the_session(
         assert (alarm.sid, alarm.user_id) == (browser.sid, "ann")
 
 
+@pytest.mark.security("L8")
+async def test_who_holds_the_current_secret_of_a_stolen_session_is_out_at_once() -> None:
+    async with open_shop() as shop:
+        holder, previous = await rotated(shop, confirmed=True)
+        shop.clock.advance(GRACE_SECONDS + 1)
+        assert await holder.user() == "ann"
+        assert await previous.user() is None
+        async with asyncio.timeout(30):
+            # The test has the background wait for an hour; this does not.
+            while shop.record(holder.sid).ended_at is None:
+                await asyncio.sleep(0)
+        assert await holder.user() is None
+
+
 async def test_many_requests_that_notice_the_same_end_make_one_event_each_of_it() -> None:
     async with open_shop() as shop:
         _, previous = await rotated(shop, confirmed=True)

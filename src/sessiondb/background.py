@@ -61,6 +61,11 @@ class Background:
             self.event(event)
         self._schedule()
 
+    def hurry(self) -> None:
+        """Write what waits at once, and not within the second."""
+        self.stop()
+        self._timer = asyncio.get_running_loop().call_later(0, self._on_timer)
+
     def is_ending(self, sid: Sid) -> bool:
         """Whether the end of ``sid`` waits to be written."""
         return sid in self._ends

@@ -85,6 +85,7 @@ def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
     if verdict is Verdict.REUSE:
         if runtime.end_later(record, EndReason.REUSE, ip=state.visitor.ip):
             runtime.background.event(runtime.event(EventType.TOKEN_REUSE, record=record, ip=state.visitor.ip))
+            runtime.background.hurry()  # somebody else may hold the current secret
         state.ended_reason = EndReason.REUSE.value
     elif verdict is Verdict.FORGED:
         runtime.abuse.bad_token(runtime, state.visitor.ip, "forged")
