@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -84,4 +86,42 @@ async def test_a_revoke_ends_who_is_over_and_is_written_all_the_time(
         await store.end_where(kit.query("ann", not_before=kit.now), EndReason.REVOKED)
         assert len(between.left) == max(0, writes - 3)
         assert (await kit.record_of(store, record.sid)).ended_at is not None
+        await kit.close_all()
+
+
+async def test_callers_that_are_cancelled_leave_the_pool_as_it_was() -> None:
+    """Hundreds wait for one of two connections and are cancelled, at every moment of it: the next call is answered."""
+    async with database("mongodb", "maxPoolSize=2")(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        store = await kit.store()
+        record = kit.record("ann", {"n": 0})
+        await kit.put_in(store, record)
+        for turns in range(12):
+            calls = [asyncio.create_task(store.load([record.sid])) for _ in range(25)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            for call in calls:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await call
+        async with asyncio.timeout(20):
+            assert await kit.data_of(store, record.sid) == {"n": 0}
+        await kit.close_all()
+
+
+async def test_a_write_whose_caller_is_cancelled_goes_on() -> None:
+    async with database("mongodb")(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        store = await kit.store()
+        record = kit.record("ann", {"n": 0})
+        await kit.put_in(store, record)
+        call = asyncio.create_task(store.apply([kit.update(record, {"n": 1})]))
+        await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        async with asyncio.timeout(20):
+            while await kit.data_of(store, record.sid) != {"n": 1}:
+                await asyncio.sleep(0.01)
         await kit.close_all()

@@ -61,6 +61,6 @@ test_mysql_wrapped = conformance_suite(wrapped(database("mysql")))
 test_redis = conformance_suite(database("redis"))
 test_redis_wrapped = conformance_suite(wrapped(database("redis")))
 test_redis_cluster = conformance_suite(database("redis_cluster"))
-test_mongodb = conformance_suite(database("mongodb"))
 # The server of the wheel takes milliseconds for what others do in microseconds.
+test_mongodb = conformance_suite(database("mongodb"), timeout=180)
 test_mongodb_wrapped = conformance_suite(wrapped(database("mongodb"), timeout=20), timeout=180)

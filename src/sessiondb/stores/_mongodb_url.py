@@ -25,6 +25,8 @@ _DEFAULTS: dict[str, Any] = {
     "serverSelectionTimeoutMS": 1500,
     "connectTimeoutMS": 1500,
     "wTimeoutMS": 1500,
+    # Longer than any call may take; without it, what waits at a connection that has died unheard waits for ever.
+    "socketTimeoutMS": 20_000,
     "w": "majority",
     "retryWrites": True,
     "maxPoolSize": 32,
@@ -69,7 +71,7 @@ class Settings:
     Without a database it is ``sessiondb``. ``?prefix=sessiondb_`` begins the name of every collection. All other
     options go to the driver (``replicaSet=rs0``, ``tls=true``, ``authSource=admin``, ...). These have other defaults:
     ``w=majority``, ``wTimeoutMS=1500``, ``serverSelectionTimeoutMS=1500``, ``connectTimeoutMS=1500``,
-    ``maxPoolSize=32`` connections of one event loop to one server.
+    ``socketTimeoutMS=20000``, ``maxPoolSize=32`` connections of one event loop to one server.
     """
 
     where: str

@@ -39,6 +39,7 @@ from sessiondb.stores._mongodb_schema import prepare
 from sessiondb.stores._mongodb_url import Collection, Collections, parse
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._steps import Writes, undecided
+from sessiondb.stores._uncancelled import uncancelled
 from sessiondb.stores.base import (
     Admission,
     Batching,
@@ -67,6 +68,9 @@ class MongoDBStore:
     """The store for one database; see ``Settings`` for the URL and its options.
 
     Usable from several event loops, each with a client of its own. Raises ``ConfigurationError``.
+
+    A call whose caller is cancelled goes on: PyMongo's pool of connections does not always survive that some of those
+    that wait for one are cancelled. ``socketTimeoutMS`` ends what a dead connection keeps.
     """
 
     name = "mongodb"
@@ -123,6 +127,7 @@ class MongoDBStore:
         found = translated(error, self._settings.where, "unknown")
         return not isinstance(found, StoreError) or found.outcome == "not_applied"
 
+    @uncancelled
     async def clock(self) -> int:
         """The server's clock, which has milliseconds: the end of the current one."""
         async with self._asking() as collections:
@@ -131,6 +136,7 @@ class MongoDBStore:
 
     # -- one by one ---------------------------------------------------------------------------------------
 
+    @uncancelled
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
         """See ``Store.load``."""
         async with self._asking() as collections:
@@ -145,6 +151,7 @@ class MongoDBStore:
         found = await sessions.find(where, batch_size=len(sids) + 1).to_list()
         return {rows.sid_of(document): document for document in found}
 
+    @uncancelled
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """See ``Store.apply``; changes and events go side by side, each on its own."""
         if len({change.sid for change in changes}) != len(changes):
@@ -286,16 +293,19 @@ class MongoDBStore:
 
     # -- by user ------------------------------------------------------------------------------------------
 
+    @uncancelled
     async def admit(self, login: Login) -> Admission:
         """See ``Store.admit``; one round trip, two or three more where somebody has to go."""
         async with self._in_steps() as (collections, writes):
             return await sets.admit(collections, writes, login)
 
+    @uncancelled
     async def find(self, query: Query) -> Page:
         """See ``Store.find``."""
         async with self._asking() as collections:
             return await sets.find(collections, query)
 
+    @uncancelled
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
         """See ``Store.end_where``; ``not_before`` is with a majority before the sessions are looked for."""
         async with self._in_steps() as (collections, writes):
@@ -303,32 +313,38 @@ class MongoDBStore:
 
     # -- sweeping, events, counts -------------------------------------------------------------------------
 
+    @uncancelled
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """See ``Store.sweep``."""
         async with self._in_steps() as (collections, writes):
             return await sweeping.sweep(collections, writes, cutoffs, limit)
 
+    @uncancelled
     async def announced(self, sids: Sequence[Sid]) -> None:
         """See ``Store.announced``."""
         async with self._asking("unknown") as collections:
             await sweeping.announced(collections.sessions, sids)
 
+    @uncancelled
     async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
         """See ``Store.lower_checks``; it walks by sid."""
         async with self._asking("unknown") as collections:
             return await sweeping.lower_checks(collections.sessions, caps, after, limit)
 
+    @uncancelled
     async def recall(self, name: str) -> str | None:
         """See ``Store.recall``."""
         async with self._asking() as collections:
             found = await collections.meta.find_one({"_id": f"note:{name}"})
         return None if found is None else str(found["text"])
 
+    @uncancelled
     async def remember(self, name: str, text: str) -> None:
         """See ``Store.remember``."""
         async with self._asking("unknown") as collections:
             await collections.meta.replace_one({"_id": f"note:{name}"}, {"text": text}, upsert=True)
 
+    @uncancelled
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
         async with self._in_steps() as (collections, writes):
@@ -357,11 +373,13 @@ class MongoDBStore:
             return error
         return None
 
+    @uncancelled
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``; their order among machines is as good as the machines' clocks."""
         async with self._asking() as collections:
             return await counting.events(collections, query)
 
+    @uncancelled
     async def stats(self) -> Stats:
         """See ``Store.stats``; ``size_bytes`` is that of the whole database."""
         async with self._asking() as collections:
