@@ -112,7 +112,8 @@ async def test_no_write_is_lost_to_it(url: str) -> None:
                     return
                 except StoreError as error:
                     # On a busy machine others may come first 32 times; then nothing has been written.
-                    assert error.outcome == "conflict"
+                    if error.outcome != "conflict":
+                        raise
 
         async def use(db: SessionDB, token: str, name: str) -> None:
             for step in range(12):
