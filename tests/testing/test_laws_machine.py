@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.errors import FlakyFailure
+from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from laws_model import ABSOLUTE, POLICY, Step, Worker, World
 from planted_users import EndsNothing
@@ -182,7 +182,7 @@ def test_the_model_finds_a_store_that_breaks_a_law(
 ) -> None:
     caplog.set_level(logging.CRITICAL, "sessiondb")
     machine = type("Races", (Races,), {"planted": planted})
-    with pytest.raises((AssertionError, FlakyFailure)):
+    with pytest.raises((AssertionError, Flaky)):
         run(machine, 100, phases=[Phase.generate])
 
 
