@@ -58,7 +58,9 @@ async def test_sessions_are_returned_whole(client: httpx.AsyncClient, path: str)
     one = answer.json()[0]
     assert one["user_id"] == "ann"
     assert one["data"] == {"theme": "dark"}
-    assert one["auth"] == {"methods": ["pwd"], "level": None, "impersonator": None}
+    auth = one["auth"]
+    assert (auth["methods"], auth["step_ups"]) == (["pwd"], [])
+    assert all(auth[name] is None for name in ("level", "level_at", "impersonator", "impersonator_sid"))
     assert set(one["client"]) == {"ip", "user_agent", "country", "network"}
     assert one.keys() == SessionInfo.__dataclass_fields__.keys()
     db_secrets = {"series_hash", "secret_hash", "previous_hash", "salt"}
