@@ -13,7 +13,6 @@ import msgspec
 
 from sessiondb.core.change import Touch
 from sessiondb.core.errors import SessionDataError, StoreError
-from sessiondb.core.policy import touch_interval
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
 
@@ -173,7 +172,7 @@ class Watching:
         used_at = max(watch.used_at for watch in watches)
         seen_at = max(record.last_seen_at, runtime.background.seen(sid))
         if used_at > seen_at:
-            if used_at - seen_at >= touch_interval(record.idle):
+            if used_at - seen_at >= runtime.touch_interval(record):
                 runtime.background.touch(sid, Touch(used_at, None))
             seen_at = used_at
         deadline = runtime.caps.deadline(msgspec.structs.replace(record, last_seen_at=seen_at))
