@@ -173,8 +173,3 @@ def _take(session: dict[str, Any], state: State, record: Record, issued: Token) 
     state.stale = True
     dict.update(session, codec.decode_data(record.data))
     issue(state, issued)
-
-
-def _over(session: dict[str, Any], state: State, record: Record) -> SessionEnded:
-    reason = write_after_end(session, state, record, Gone(None))
-    return SessionEnded(why_gone(reason), reason=reason)

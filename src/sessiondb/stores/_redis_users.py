@@ -16,6 +16,7 @@ from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._limit import not_before_of, rivals_of
 from sessiondb.stores._redis_nodes import Keyed, begins, call
 from sessiondb.stores._steps import undecided
+from sessiondb.stores._terms import is_in_state
 from sessiondb.stores.base import Admission, Ended, Login, Page, Query
 
 if TYPE_CHECKING:
@@ -228,8 +229,7 @@ async def find(store: RedisStore, query: Query) -> Page:
                 continue
             if record.ended_at is not None and query.state == "live":
                 tombstones.append(record)
-            is_live = record.ended_at is None and query.caps.deadline(record) > query.now
-            if query.state == "all" or is_live == (query.state == "live"):
+            if is_in_state(record, query):
                 found.append(record)
         if len(found) > query.limit:
             break

@@ -12,7 +12,7 @@ from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores._limit import not_before_of, takes_place, too_late
 from sessiondb.stores._sqlite_rows import Rows, to_record
-from sessiondb.stores._terms import end_of
+from sessiondb.stores._terms import end_of, is_in_state
 from sessiondb.stores.base import Admission, Ended, Login, Page, Query
 
 CHUNK = 500
@@ -53,7 +53,7 @@ def find(rows: Rows, connection: sqlite3.Connection, query: Query) -> Page:
     while True:
         chunk = _chunk(rows, connection, query, before)
         for record in chunk:
-            if not _in_state(record, query):
+            if not is_in_state(record, query):
                 continue
             if len(found) == query.limit:
                 return Page(found, found[-1].sid if found else None)
@@ -123,10 +123,3 @@ def _end(
         raise RuntimeError("a session that had not been ended could not be ended")
     rows.write_all(connection, written)
     return Ended(record.sid, record.user_id, reason.value, at)
-
-
-def _in_state(record: Record, query: Query) -> bool:
-    if query.state == "all":
-        return True
-    is_live = record.ended_at is None and query.caps.deadline(record) > query.now
-    return is_live == (query.state == "live")

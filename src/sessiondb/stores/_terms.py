@@ -16,6 +16,14 @@ def end_of(record: Record, reason: EndReason, at: int, terms: Login | Query | Cu
     return End(record.sid, new_change_id(), reason, at, purge_at, None, terms.announce_at)
 
 
+def is_in_state(record: Record, query: Query) -> bool:
+    """Whether ``record`` is in the state that ``query`` asks for."""
+    if query.state == "all":
+        return True
+    is_live = record.ended_at is None and query.caps.deadline(record) > query.now
+    return is_live == (query.state == "live")
+
+
 def is_to_be_purged(record: Record, cutoffs: Cutoffs) -> bool:
     """Whether ``record``, a tombstone that is due, has to go. One without a time of its own goes when it is due."""
     return record.purge_at is None or record.purge_at <= cutoffs.now

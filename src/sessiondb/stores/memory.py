@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from urllib.parse import parse_qsl, urlsplit
 
-from sessiondb.core.change import Applied, Change, Create, End, Update, apply, new_change_id
+from sessiondb.core.change import Applied, Change, Create, Update, apply
 from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreUnavailable
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
@@ -18,6 +18,7 @@ from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
 from sessiondb.stores._limit import not_before_of, takes_place, too_late
 from sessiondb.stores._table import Table
+from sessiondb.stores._terms import end_of, is_in_state, is_to_be_purged, next_announcement
 from sessiondb.stores.base import (
     SWEEP_GRACE,
     Admission,
@@ -119,7 +120,7 @@ class MemoryStore:
         found = (
             record
             for record in candidates
-            if (query.before is None or record.sid < query.before) and _in_state(record, query)
+            if (query.before is None or record.sid < query.before) and is_in_state(record, query)
         )
         page = list(islice(found, query.limit + 1))
         records = page[: query.limit]
@@ -144,24 +145,21 @@ class MemoryStore:
             if not self._take_turn(cutoffs):
                 return Swept()
             due = self._table.take_due(cutoffs.now, limit)
-            tombstones = [
-                record for record in due if record.ended_at is not None and (record.purge_at or 0) <= cutoffs.now
-            ]
-            for record in tombstones:
+            tombstones = [record for record in due if record.ended_at is not None]
+            purged = [record for record in tombstones if is_to_be_purged(record, cutoffs)]
+            for record in purged:
                 self._table.delete(record)
             unannounced = [
                 claimed
-                for record in due
-                if record.ended_at is not None
-                and (record.purge_at or 0) > cutoffs.now
-                and (claimed := self._claim(record, cutoffs)) is not None
+                for record in tombstones
+                if not is_to_be_purged(record, cutoffs) and (claimed := self._claim(record, cutoffs)) is not None
             ]
             ended = [
                 swept
                 for record in due
                 if record.ended_at is None and (swept := self._sweep_one(record, cutoffs)) is not None
             ]
-            return Swept(ended, len(tombstones), len(due) == limit, unannounced)
+            return Swept(ended, len(purged), len(due) == limit, unannounced)
 
     async def announced(self, sids: Sequence[Sid]) -> None:
         """See ``Store.announced``."""
@@ -254,16 +252,13 @@ class MemoryStore:
 
     def _claim(self, record: Record, cutoffs: Cutoffs) -> Ended | None:
         """An end that nobody has announced yet, if it is ours to announce now."""
-        again_at, purge_at = cutoffs.announce_at, record.purge_at or 0
-        self._table.move_check(record, purge_at if again_at is None else min(again_at, purge_at))
-        if again_at is None or record.ended_at is None:
+        self._table.move_check(record, next_announcement(record, cutoffs))
+        if cutoffs.announce_at is None or record.ended_at is None:
             return None
         return Ended(record.sid, record.user_id, record.end_reason or "", record.ended_at)
 
     def _end(self, record: Record, reason: EndReason, at: int, terms: Login | Query | Cutoffs) -> Ended:
-        purge_at = terms.now + terms.keep_ended if isinstance(terms, Cutoffs) else terms.purge_at
-        change = End(record.sid, new_change_id(), reason, at, purge_at, None, terms.announce_at)
-        if not isinstance(self._apply(change, at), Applied):
+        if not isinstance(self._apply(end_of(record, reason, at, terms), at), Applied):
             raise RuntimeError("a session that had not been ended could not be ended")
         return Ended(record.sid, record.user_id, reason.value, at)
 
@@ -350,13 +345,6 @@ def memory_from_url(url: str) -> MemoryStore:
     if not (max_sessions.isascii() and max_sessions.isdigit()):
         raise ConfigurationError(f"memory://: max_sessions is {max_sessions!r}; use a whole number from 1.")
     return MemoryStore(max_sessions=int(max_sessions))
-
-
-def _in_state(record: Record, query: Query) -> bool:
-    if query.state == "all":
-        return True
-    is_live = record.ended_at is None and query.caps.deadline(record) > query.now
-    return is_live == (query.state == "live")
 
 
 def _is_wanted(number: int, event: Event, query: EventQuery) -> bool:
