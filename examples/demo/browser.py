@@ -38,8 +38,8 @@ class Browser:
         self._client = httpx.AsyncClient(
             headers={"User-Agent": user_agent, "Accept": "text/html,application/json"},
             timeout=10.0,
-            # Shorter than the servers keep an idle connection, so that none is used as it is being closed.
-            limits=httpx.Limits(keepalive_expiry=1.0),
+            # A connection for each request, since none may be in use as its server is killed or closes it.
+            limits=httpx.Limits(max_keepalive_connections=0),
             event_hooks={"response": [self._note_token]},
             trust_env=False,
         )

@@ -211,7 +211,7 @@ class World:
             if info.end_reason is None:
                 _judge_data(stored, info, [one for one in done if _wrote(one, sid)])
         for one in done:
-            self._judge_login(one, infos)
+            self._judge_login(one, infos, done)
         before, self.living = self.living, {}
         for sid, info in infos.items():
             if info is not None and info.end_reason is None:
@@ -230,7 +230,7 @@ class World:
             over = {"expired_idle", "expired_absolute", None}
             assert info.end_reason in over, f"{sid} was ended by nobody: {info.end_reason}"
 
-    def _judge_login(self, one: Done, infos: dict[str, SessionInfo | None]) -> None:
+    def _judge_login(self, one: Done, infos: dict[str, SessionInfo | None], done: list[Done]) -> None:
         if one.step.verb != "login" or not one.known or one.after is None or one.after in self.living:
             return
         info = infos[one.after]
@@ -241,7 +241,11 @@ class World:
             if old.user is not None:
                 assert info.data == {}, "another user's data came along"
             else:
+                # What others deleted just before it is not carried over.
+                deleted = {other.step.argument for other in done if other.step.verb == "delete"}
                 for key, value in old.data.items():
+                    if key in deleted and key not in info.data:
+                        continue
                     assert key in info.data, f"{key} of the anonymous session was lost"
                     assert type(info.data[key]) is type(value)
 

@@ -183,14 +183,21 @@ def test_the_model_finds_a_store_that_breaks_a_law(
     caplog.set_level(logging.CRITICAL, "sessiondb")
     machine = type("Races", (Races,), {"planted": planted})
     with pytest.raises((AssertionError, Flaky)):
-        run(machine, 100, phases=[Phase.generate])
+        for seed_of_run in range(10):  # which of two racers is first is chance, on a busy machine more than elsewhere
+            run(machine, 50, phases=[Phase.generate], seed_of_run=seed_of_run)
 
 
-def run(machine: type[Races], examples: int, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)) -> None:
-    """The same cases each time; with other ones where ``SESSIONDB_TEST_SEED`` says so."""
-    seed_of_run = os.environ.get("SESSIONDB_TEST_SEED")
+def run(
+    machine: type[Races],
+    examples: int,
+    phases: Sequence[Phase] = (Phase.generate, Phase.shrink),
+    seed_of_run: int | None = None,
+) -> None:
+    """The same cases each time; with other ones where ``seed_of_run`` or ``SESSIONDB_TEST_SEED`` says so."""
+    if seed_of_run is None and "SESSIONDB_TEST_SEED" in os.environ:
+        seed_of_run = int(os.environ["SESSIONDB_TEST_SEED"])
     if seed_of_run is not None:
-        machine = seed(int(seed_of_run))(machine)
+        machine = seed(seed_of_run)(machine)
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -87,6 +87,7 @@ async def test_a_look_alike_is_ignored_and_counted(name: bytes, place: str) -> N
         b"a=__Host-sid; " + OURS,
         b"JSESSIONID=1; PHPSESSID=2; connect.sid=s%3Aabc; " + OURS,
     ],
+    ids=lambda value: value.replace(OURS, b"ours").decode(),
 )
 async def test_honest_headers_are_not_counted(value: bytes) -> None:
     assert read(value) == ([GOOD], Counter())
