@@ -120,7 +120,9 @@ async def test_a_block_keeps_a_session_alive() -> None:
 # -- get and sessions_of --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sid", ["", "x", "00000000-0000-0000-0000-000000000000", "3398b145-d844-492f-a9a2-ed6bdb3b262f", "' OR 1=1 --"])
+@pytest.mark.parametrize(
+    "sid", ["", "x", "00000000-0000-0000-0000-000000000000", "3398b145-d844-492f-a9a2-ed6bdb3b262f", "' OR 1=1 --"]
+)
 async def test_what_is_no_sid_finds_nothing_and_asks_nobody(sid: str) -> None:
     async with open_shop() as shop:
         assert await shop.db.get(sid) is None
