@@ -201,9 +201,12 @@ class Measured:
                 await call()
                 latencies.append((time.perf_counter() - before) * 1000)
 
-        app, server = time.process_time(), self._server_cpu()
+        calls_before, batches_before = self._coalesced(verb)
+        server = self._server_cpu()
+        app = time.process_time()
         await asyncio.gather(*(caller() for _ in range(callers)))
-        app, server = time.process_time() - app, self._server_cpu() - server
+        app = time.process_time() - app
+        server = self._server_cpu() - server
         latencies.sort()
         figures, count = self.figures[verb], units or len(calls)
         figures.app.append(app / count * 1e6)
