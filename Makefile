@@ -1,7 +1,8 @@
 # make demo   the demo app: its own environment, two server processes, the story over real HTTP;
 #             with DB=postgresql, mysql, redis or mongodb on that database, whose server is started for it
 # make test   lint, types and all tests: its own environment and everything the tests need
-# make bench  the benchmark table, side by side with peers; make bench-databases: the databases side by side
+# make bench  the benchmark table, side by side with peers; make bench-databases: the databases side by side;
+#             make bench-report: docs/benchmarks.md and its chart, of what BENCH="--json docs/benchmarks.json" has kept
 # Everything is installed into .venv; PYTHON names the interpreter to make it with (3.11 or newer).
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ DB := sqlite
 DATABASES := sqlite $(patsubst requirements/demo-%.txt,%,$(wildcard requirements/demo-*.txt))
 $(if $(filter $(DB),$(DATABASES)),,$(error DB is '$(DB)'; use one of: $(DATABASES)))
 
-.PHONY: demo test bench bench-databases docs lint types unit clean
+.PHONY: demo test bench bench-databases bench-report docs lint types unit clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo-$(DB)
@@ -36,6 +37,9 @@ bench: $(VENV)/.bench
 
 bench-databases: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.databases $(BENCH)
+
+bench-report: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.report
 
 docs: $(VENV)/.test
 	$(BIN)/python tests/security/page.py

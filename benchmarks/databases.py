@@ -60,8 +60,8 @@ async def _measure(options: argparse.Namespace) -> list[Subject]:
                 if url is None:
                     continue
                 db = await open_.enter_async_context(SessionDB(url, sweep_every=None, timeout=30))
-                read = await open_.enter_async_context(kind.reading(url))
-                subject = Subject(kind, url, db, read)
+                driver = await open_.enter_async_context(kind.driver(url, 1))
+                subject = Subject(kind, url, db, driver)
                 await subject.fill(options.sessions)
                 subjects.append(subject)
             for turn in range(options.rounds):

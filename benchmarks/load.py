@@ -1,18 +1,46 @@
-"""A load generator: keep-alive connections, each with its own share of the sessions."""
+"""A load generator: keep-alive connections, each of which sends its next request when it has its answer.
+
+It works in callbacks, without a task or a future a request, so that it takes a fraction of what the app takes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
+from typing import cast
+
+LONGEST = 15.0
+"""Seconds after which a burst sends nothing more."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of request, and a part of each right answer."""
+
+    name: str
+    method: bytes
+    path: bytes
+    answer: bytes
+
+
+READ = Kind("read", b"GET", b"/read", b'"items":3}')
+WRITE = Kind("write", b"POST", b"/write", b'{"seen":')
+LOGIN = Kind("login", b"POST", b"/login", b'{"ok":true}')
+LOGOUT = Kind("logout", b"POST", b"/logout", b'{"ok":true}')
+KINDS = {kind.name: kind for kind in (READ, WRITE, LOGIN, LOGOUT)}
 
 
 @dataclass
 class Outcome:
-    """What one burst of requests took. Times in seconds."""
+    """What one burst of requests took. Times in seconds; ``own_cpu`` is the generator's, as a share of a core."""
 
     seconds: float
     requests: int
+    own_cpu: float
     latencies: list[float] = field(repr=False)
 
     def quantile(self, share: float) -> float:
@@ -22,79 +50,118 @@ class Outcome:
 
 
 class Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection that has one request under way at a time."""
+    """One HTTP/1.1 connection with one request under way at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind, take: Callable[[], int | None], cookies: list[bytes]) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.latencies: list[float] = []
+        self._start = b"%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: benchmark\r\nContent-Length: 0\r\n" % (
+            kind.method,
+            kind.path,
+        )
+        self._kind = kind
+        self._take = take
+        self._cookies = cookies
         self._buffer = b""
-        self._waiter: asyncio.Future[bytes] | None = None
+        self._index = 0
+        self._sent_at = 0.0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its methods alone
+
+    def send(self) -> None:
+        """Send the next request, or end."""
+        index = self._take()
+        if index is None:
+            self._end(None)
+            return
+        self._index = index
+        cookie = self._cookies[index]
+        self._sent_at = time.perf_counter()
+        assert self._transport is not None
+        self._transport.write(
+            b"%sCookie: %s\r\n\r\n" % (self._start, cookie) if cookie else b"%s\r\n" % self._start,
+        )
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head_end = self._buffer.find(b"\r\n\r\n")
-        if head_end < 0:
+        answer = self._buffer + data if self._buffer else data
+        head_end = answer.find(b"\r\n\r\n") + 4
+        if head_end < 4:
+            self._buffer = answer
             return
-        head = self._buffer[: head_end + 2]
-        at = head.lower().find(b"content-length: ")
-        length = int(head[at + 16 : head.find(b"\r\n", at)])
-        if len(self._buffer) >= head_end + 4 + length and self._waiter is not None:
-            self._buffer = self._buffer[head_end + 4 + length :]
-            waiter, self._waiter = self._waiter, None
-            waiter.set_result(head)
+        at = answer.find(b"content-length: ", 0, head_end)
+        if at < 0 or len(answer) < head_end + int(answer[at + 16 : answer.find(b"\r\n", at)]):
+            self._buffer = answer
+            return
+        self.latencies.append(time.perf_counter() - self._sent_at)
+        self._buffer = b""
+        if not answer.startswith(b"HTTP/1.1 200") or self._kind.answer not in answer[head_end:]:
+            self._end(RuntimeError(f"{self._kind.path.decode()} answered {answer[:400]!r}"))
+            return
+        at = answer.find(b"et-cookie: ", 0, head_end)
+        if at >= 0:
+            self._cookies[self._index] = answer[at + 11 : answer.find(b";", at)]
+        self.send()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error or ConnectionError("the server closed the connection"))
+        if not self.ended.done():
+            self._end(error or ConnectionError("the server closed the connection"))
 
-    async def request(self, method: bytes, path: bytes, cookie: bytes) -> bytes:
-        """The head of the response."""
-        assert self._transport is not None
-        self._waiter = asyncio.get_running_loop().create_future()
-        self._transport.write(
-            method
-            + b" "
-            + path
-            + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: benchmark\r\nContent-Length: 0\r\n"
-            + (b"Cookie: " + cookie + b"\r\n" if cookie else b"")
-            + b"\r\n"
-        )
-        return await self._waiter
-
-    def close(self) -> None:
+    def _end(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            if error is None:
+                self.ended.set_result(None)
+            else:
+                self.ended.set_exception(error)
         if self._transport is not None:
             self._transport.close()
 
 
-def new_cookie(head: bytes, cookie: bytes) -> bytes:
-    """The cookie to send next: as the response sets it, or as before."""
-    at = head.find(b"set-cookie: ")
-    return cookie if at < 0 else head[at + 12 : head.find(b";", at)]
+async def run(port: int, kind: Kind, cookies: list[bytes], requests: int, connections: int) -> Outcome:
+    """Up to ``requests`` requests over ``connections`` connections, for no longer than ``LONGEST``.
 
-
-async def run(port: int, path: str, cookies: list[bytes], requests: int, connections: int) -> Outcome:
-    """``requests`` requests over ``connections`` connections; ``cookies`` is kept up to date in place."""
+    ``cookies`` is kept up to date in place. Reads and writes take them in turn, each connection its own, so that no
+    session has two requests at once. Logins need an empty cookie each, and logouts end each session once: for these
+    ``requests`` is at most the number of cookies. Raises ``RuntimeError`` for an answer that is not right.
+    """
     loop = asyncio.get_running_loop()
-    target = path.encode()
-    method = b"POST" if path == "/write" else b"GET"
-    latencies: list[float] = []
+    left = iter(range(requests))
+    once = kind in (LOGIN, LOGOUT)
+    end = time.perf_counter() + LONGEST
 
-    async def client(number: int) -> None:
-        _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
-        mine = range(number, len(cookies), connections)
-        for turn in range(requests // connections):
-            index = mine[turn % len(mine)]
-            before = time.perf_counter()
-            head = await connection.request(method, target, cookies[index])
-            latencies.append(time.perf_counter() - before)
-            if not head.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(f"{path} answered {head[:200]!r}")
-            cookies[index] = new_cookie(head, cookies[index])
-        connection.close()
+    def shares(number: int) -> Callable[[], int | None]:
+        mine: Iterator[int] = left if once else cycle(range(number % len(cookies), len(cookies), connections))
 
-    started = time.perf_counter()
-    await asyncio.gather(*(client(number) for number in range(connections)))
-    return Outcome(time.perf_counter() - started, len(latencies), latencies)
+        def take() -> int | None:
+            if time.perf_counter() > end or (not once and next(left, None) is None):
+                return None
+            return next(mine, None)
+
+        return take
+
+    opened = []
+    for number in range(connections):
+        connection = Connection(kind, shares(number), cookies)
+        await loop.create_connection(lambda made=connection: made, "127.0.0.1", port)  # type: ignore[misc]
+        opened.append(connection)
+    # A pause of this process's garbage collector would be seen as the server's.
+    gc.collect()
+    gc.disable()
+    try:
+        cpu, started = time.process_time(), time.perf_counter()
+        for connection in opened:
+            connection.send()
+        await asyncio.gather(*(connection.ended for connection in opened))
+        seconds, own = time.perf_counter() - started, time.process_time() - cpu
+    finally:
+        gc.enable()
+    latencies = [latency for connection in opened for latency in connection.latencies]
+    return Outcome(seconds, len(latencies), own / seconds, latencies)
+
+
+async def one(port: int, kind: Kind, cookie: bytes) -> bytes:
+    """Send one request; the cookie to send next. Raises ``RuntimeError`` for an answer that is not right."""
+    cookies = [cookie]
+    await run(port, kind, cookies, 1, 1)
+    return cookies[0]

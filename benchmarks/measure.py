@@ -3,116 +3,164 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
-import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from benchmarks import load
+from benchmarks import cpu, load
+from benchmarks.load import LOGIN, LOGOUT, READ, WRITE
+from benchmarks.servers import Running
+from benchmarks.variants import NONE, Variant
 
-SESSIONS = 1000
+USED = 1000
+"""How many of a variant's sessions the requests are spread over."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of request over so many connections."""
+
+    kind: str
+    connections: int
 
 
 @dataclass
 class Figures:
-    """One variant and one kind of request, over all rounds. CPU in microseconds a request, latency in ms."""
+    """One variant and one cell, an entry a round. CPU in microseconds a request, latency in milliseconds."""
 
     cpu: list[float] = field(default_factory=list)
+    server_cpu: list[float] = field(default_factory=list)
     rate: list[float] = field(default_factory=list)
     p50: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
+    generator: list[float] = field(default_factory=list)
+
+    def note(self, outcome: load.Outcome, used: float, server_used: float | None) -> None:
+        """Add a round."""
+        self.cpu.append(used / outcome.requests * 1e6)
+        if server_used is not None:
+            self.server_cpu.append(server_used / outcome.requests * 1e6)
+        self.rate.append(outcome.requests / outcome.seconds)
+        self.p50.append(outcome.quantile(0.5))
+        self.p99.append(outcome.quantile(0.99))
+        self.generator.append(outcome.own_cpu)
 
 
-class Server:
+class App:
     """One variant in a process of its own, on a port of its own."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
+    def __init__(self, variant: Variant, url: str, database: Running | None) -> None:
+        self.variant = variant
+        self.database = database
+        self.bytes_a_session: float | None = None
+        self.figures: dict[Cell, Figures] = {}
+        self._url = url
+        self._left: list[bytes] = []
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)
         self.port: int = listening.getsockname()[1]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.variants", name, str(listening.fileno()), str(folder)],
+            [sys.executable, "-m", "benchmarks.variants", variant.name, str(listening.fileno()), url],
             pass_fds=(listening.fileno(),),
         )
         listening.close()
-        self.cookies: list[bytes] = [b""] * SESSIONS
+        self.cookies: list[bytes] = []
 
-    async def start(self) -> None:
-        """Wait until it answers, and give it its sessions."""
-        path = "/read" if self.name == "none" else "/start"
-        await load.run(self.port, path, self.cookies, SESSIONS, 20)
+    async def start(self, sessions: int) -> None:
+        """Wait until it answers, see that it keeps sessions, and fill it with ``sessions`` of them."""
+        await self._check()
+        before = await self._size()
+        made = [b""] * sessions
+        await load.run(self.port, LOGIN, made, sessions, 32)
+        after = await self._size()
+        if before is not None and after is not None:
+            self.bytes_a_session = (after - before) / sessions
+        self.cookies = random.Random(7).sample(made, min(USED, sessions))
 
-    def cpu(self) -> float:
-        """User and system time of the process, all threads, in seconds, to the nanosecond."""
-        # What clock_getcpuclockid(3) computes: the scheduler's clock of that process. /proc counts ticks of 10 ms.
-        return time.clock_gettime((~self.process.pid << 3) | 2)
+    async def _check(self) -> None:
+        """That a login, a write, a read and a logout do what they are measured for. Raises ``RuntimeError``."""
+        if self.variant.name == NONE:
+            return
+        cookie = await load.one(self.port, LOGIN, b"")
+        if not cookie:
+            raise RuntimeError(f"{self.variant.name}: the login set no cookie")
+        cookie = await load.one(self.port, WRITE, cookie)
+        cookie = await load.one(self.port, READ, cookie)
+        await load.one(self.port, load.Kind("write", b"POST", b"/write", b'{"seen":3}'), cookie)
+        await load.one(self.port, LOGOUT, cookie)
+        if self.variant.is_revocable:
+            await load.one(self.port, load.Kind("read", b"GET", b"/read", b'"items":0}'), cookie)
+
+    async def _size(self) -> int | None:
+        return None if self.database is None else await self.database.kind.size(self._url)
+
+    async def measure(self, cell: Cell, requests: int, *, warm_up: bool) -> None:
+        """One burst, which counts unless it warms up."""
+        kind, cookies = load.KINDS[cell.kind], self.cookies
+        if kind is LOGIN:
+            cookies = [b""] * requests
+        elif kind is LOGOUT:
+            cookies = self._left or [b""] * requests
+            if not self._left:
+                await load.run(self.port, LOGIN, cookies, requests, 32)
+        before, server_before = cpu.of_process(self.process.pid), self._server_cpu()
+        outcome = await load.run(self.port, kind, cookies, requests, cell.connections)
+        used, server_after = cpu.of_process(self.process.pid) - before, self._server_cpu()
+        # What has just logged in is there to be logged out.
+        self._left = [cookie for cookie in cookies if cookie] if kind is LOGIN else []
+        if not warm_up:
+            server_used = None if server_before is None or server_after is None else server_after - server_before
+            self.figures.setdefault(cell, Figures()).note(outcome, used, server_used)
+
+    def _server_cpu(self) -> float | None:
+        return None if self.database is None else self.database.cpu()
 
     def stop(self) -> None:
         """End the process."""
         self.process.terminate()
-        self.process.wait(10)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
-async def measure(
-    names: list[str], folder: Path, *, rounds: int, requests: int, connections: int
-) -> dict[tuple[str, str], Figures]:
-    """Figures by (variant, "read" or "write")."""
-    servers = [Server(name, folder) for name in names]
-    figures: dict[tuple[str, str], Figures] = {}
-    try:
-        for server in servers:
-            await server.start()
-        for turn in range(rounds + 1):
-            # Every other round runs backwards, so that nobody always follows the same neighbour.
-            for server in servers if turn % 2 else reversed(servers):
-                for kind in ("read", "write"):
-                    before = server.cpu()
-                    outcome = await load.run(server.port, f"/{kind}", server.cookies, requests, connections)
-                    used = server.cpu() - before
-                    if turn == 0:
-                        continue  # the first round warms caches up
-                    entry = figures.setdefault((server.name, kind), Figures())
-                    entry.cpu.append(used / outcome.requests * 1e6)
-                    entry.rate.append(outcome.requests / outcome.seconds)
-                    entry.p50.append(outcome.quantile(0.5))
-                    entry.p99.append(outcome.quantile(0.99))
-            if turn:
-                print(f"round {turn} of {rounds} done", file=sys.stderr, flush=True)
-    finally:
-        for server in servers:
-            server.stop()
-    return figures
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured: rounds, requests a burst, and sessions in each variant."""
+
+    rounds: int
+    requests: int
+    sessions: int
+
+    def burst(self, cell: Cell) -> int:
+        """Requests: one connection waits for each answer, and each login stays in the database."""
+        if cell.connections == 1:
+            return max(1, self.requests // 4)
+        return max(cell.connections, self.requests // 2 if cell.kind in ("login", "logout") else self.requests)
 
 
-def added(figures: dict[tuple[str, str], Figures], name: str, kind: str) -> list[float]:
-    """CPU that sessions add to a request, round by round, in microseconds."""
-    pairs = zip(figures[name, kind].cpu, figures["none", kind].cpu, strict=True)
-    return [mine - plain for mine, plain in pairs]
+async def measure(apps: Sequence[App], cells: Sequence[Cell], scale: Scale) -> None:
+    """Fill in the figures of ``apps``."""
+    for app in apps:
+        print(f"{app.variant.name}: started", file=sys.stderr, flush=True)
+        await app.start(scale.sessions)
+    for turn in range(scale.rounds + 1):
+        # The first round warms caches up. Every other one runs backwards, so that nobody always follows the same one.
+        for app in apps if turn % 2 else reversed(apps):
+            for cell in cells:
+                await app.measure(cell, scale.burst(cell), warm_up=turn == 0)
+        if turn:
+            print(f"round {turn} of {scale.rounds} done", file=sys.stderr, flush=True)
 
 
-def times_cookie(figures: dict[tuple[str, str], Figures], name: str, kind: str) -> float:
-    """The median CPU added, as a multiple of what the signed cookie adds."""
-    return statistics.median(added(figures, name, kind)) / statistics.median(added(figures, "cookie", kind))
+def run(apps: Sequence[App], cells: Sequence[Cell], scale: Scale) -> None:
+    """See ``measure``; with uvloop, whose sockets take less of this process."""
+    import uvloop
 
-
-def wait_for(port: int, seconds: float = 10) -> None:
-    """Until somebody listens on ``port``."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on 127.0.0.1:{port}")
-
-
-def run(
-    names: list[str], folder: Path, *, rounds: int, requests: int, connections: int
-) -> dict[tuple[str, str], Figures]:
-    """See ``measure``."""
-    return asyncio.run(measure(names, folder, rounds=rounds, requests=requests, connections=connections))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(measure(apps, cells, scale))

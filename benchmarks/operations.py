@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-from benchmarks.servers import Kind, Read
+from benchmarks.drivers import Driver
+from benchmarks.servers import Kind
 from benchmarks.variants import PROFILE
 from sessiondb import SessionDB
 from sessiondb.db import Issued
@@ -32,13 +33,13 @@ class Times:
 class Subject:
     """One database with its sessions, and the verbs to measure on it."""
 
-    def __init__(self, kind: Kind, url: str, db: SessionDB, read_raw: Read) -> None:
+    def __init__(self, kind: Kind, url: str, db: SessionDB, driver: Driver) -> None:
         self.kind = kind
         self.url = url
         self.times = {verb: Times() for verb in VERBS}
         self.bytes_a_session: float | None = None
         self._db = db
-        self._read_raw = read_raw
+        self._read_raw = driver.read
         self._issued: list[Issued] = []
         self._numbers = cycle(range(1 << 30))
 

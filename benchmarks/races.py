@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 from fastapi import FastAPI, Request
 
-from benchmarks.variants import add_sessions
+from benchmarks.variants import VARIANTS
 
 WAYS = {
     "cookie": "Starlette's signed cookie",
@@ -63,7 +63,7 @@ class Shop:
         async def nothing() -> None:
             pass
 
-        add_sessions(app, way, folder, None)
+        VARIANTS[way].install(app, "memory://" if way.endswith("memory") else f"sqlite:///{folder}/races.db")
         self.browser = self.client()
 
     def client(self) -> httpx.AsyncClient:

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import UUID
 
+from benchmarks import cpu, drivers
 from provision.mariadb import MariaDB
 from provision.mongodb import MongoDB
 from provision.postgresql import PostgreSQL
 from provision.process import NotHere
 from provision.valkey import Valkey, ValkeyCluster
 
-Read = Callable[[str], Awaitable[object]]  # one session by its sid, with the driver alone
-Opener = Callable[[str], Any]
-
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of database: how to start it, how its driver alone reads one row, how much room it takes."""
+    """A kind of database: how to start it, its plain driver, how much room it takes, and what its settings promise."""
 
     name: str
     start: Callable[[], Any]
-    reading: Opener
+    driver: drivers.Opener
     size: Callable[[str], Awaitable[int | None]]
+    durability: str
+    is_stand_in: bool = False
+
+
+@dataclass(frozen=True)
+class Running:
+    """A database of ``kind`` that runs; ``server`` is what was started for it, if anything."""
+
+    kind: Kind
+    url: str
+    server: Any = None
+
+    def cpu(self) -> float | None:
+        """Seconds of CPU that its processes have used; ``None`` where it lives in its clients."""
+        return None if self.server is None else cpu.of_family(self.server.process.pid)
 
 
 @contextmanager
-def started(kind: Kind, folder: Path) -> Iterator[str | None]:
-    """The URL of a server of ``kind``, stopped afterwards; ``None`` where it cannot be had, which is told."""
-    if kind.name.startswith("SQLite"):
-        yield f"sqlite:///{folder}/{kind.name.lower()}.db"
+def running(kind: Kind, folder: Path) -> Iterator[Running | None]:
+    """A database of ``kind``, stopped afterwards; ``None`` where it cannot be had, which is told."""
+    if kind.name == "SQLite":
+        yield Running(kind, f"sqlite:///{folder}/{kind.name.lower()}.db")
         return
     try:
         server = kind.start()
@@ -46,95 +56,16 @@ def started(kind: Kind, folder: Path) -> Iterator[str | None]:
         yield None
         return
     try:
-        yield server.url
+        yield Running(kind, server.url, server)
     finally:
         server.stop()
 
 
-# -- the driver alone ----------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def sqlite_reading(url: str) -> AsyncIterator[Read]:
-    """A row by primary key, on the caller's thread."""
-    connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-
-    async def read(sid: str) -> object:
-        return connection.execute("SELECT * FROM sessiondb_sessions WHERE sid = ?", (sid,)).fetchone()
-
-    yield read
-    connection.close()
-
-
-@asynccontextmanager
-async def postgresql_reading(url: str) -> AsyncIterator[Read]:
-    """A row by primary key, on a held connection."""
-    import asyncpg
-
-    connection = await asyncpg.connect(url)
-
-    async def read(sid: str) -> object:
-        return await connection.fetchrow("SELECT * FROM sessiondb_sessions WHERE sid = $1", sid)
-
-    yield read
-    await connection.close()
-
-
-async def _mysql(url: str) -> Any:
-    import asyncmy
-
-    parts = urlsplit(url)
-    return await asyncmy.connect(
-        host=parts.hostname, port=parts.port, user=parts.username, password=parts.password, db=parts.path[1:]
-    )
-
-
-@asynccontextmanager
-async def mysql_reading(url: str) -> AsyncIterator[Read]:
-    """A row by primary key, on a held connection."""
-    connection = await _mysql(url)
-
-    async def read(sid: str) -> object:
-        async with connection.cursor() as cursor:
-            await cursor.execute(f"SELECT * FROM sessiondb_sessions WHERE sid = x'{sid.replace('-', '')}'")
-            return await cursor.fetchone()
-
-    yield read
-    connection.close()
-
-
-@asynccontextmanager
-async def redis_reading(url: str) -> AsyncIterator[Read]:
-    """A hash, by redis-py with hiredis."""
-    import redis.asyncio
-
-    if url.startswith("redis+cluster://"):
-        first = url.removeprefix("redis+cluster://").partition(",")[0]
-        client: Any = redis.asyncio.RedisCluster.from_url(f"redis://{first}")
-    else:
-        client = redis.asyncio.Redis.from_url(url)
-
-    async def read(sid: str) -> object:
-        return await client.hgetall(f"sessiondb:session:{sid}")
-
-    yield read
-    await client.aclose()
-
-
-@asynccontextmanager
-async def mongodb_reading(url: str) -> AsyncIterator[Read]:
-    """A document by ``_id``."""
-    from bson import Binary
-    from pymongo import AsyncMongoClient
-
-    client: Any = AsyncMongoClient(url)
-    sessions = client.get_default_database()["sessiondb_sessions"]
-
-    async def read(sid: str) -> object:
-        return await sessions.find_one({"_id": Binary.from_uuid(UUID(sid))})
-
-    yield read
-    await client.close()
+@contextmanager
+def started(kind: Kind, folder: Path) -> Iterator[str | None]:
+    """The URL of what ``running`` has started."""
+    with running(kind, folder) as database:
+        yield None if database is None else database.url
 
 
 # -- what they take ------------------------------------------------------------------------------------------
@@ -150,7 +81,9 @@ async def by_stats(url: str) -> int | None:
 
 async def mysql_tables(url: str) -> int | None:
     """As above, counted anew: the server's own figures lag behind."""
-    connection = await _mysql(url)
+    import asyncmy
+
+    connection = await asyncmy.connect(**drivers.mysql_arguments(url))
     async with connection.cursor() as cursor:
         await cursor.execute("ANALYZE TABLE sessiondb_sessions, sessiondb_users, sessiondb_events")
         await cursor.fetchall()
@@ -159,18 +92,21 @@ async def mysql_tables(url: str) -> int | None:
 
 
 async def redis_memory(url: str) -> int | None:
-    """``used_memory`` of the server, or of all primaries."""
+    """``used_memory`` of the server without its clients' buffers, or of all primaries."""
     import redis.asyncio
 
     if not url.startswith("redis+cluster://"):
         client: Any = redis.asyncio.Redis.from_url(url)
-        used = int((await client.info("memory"))["used_memory"])
+        memory = await client.info("memory")
         await client.aclose()
-        return used
+        return int(memory["used_memory"]) - int(memory["mem_clients_normal"]) - int(memory["mem_aof_buffer"])
     total = 0
     for address in url.removeprefix("redis+cluster://").split(","):
         total += await redis_memory(f"redis://{address}") or 0
     return total
+
+
+# -- the databases -------------------------------------------------------------------------------------------
 
 
 def mongodb() -> MongoDB:
@@ -181,10 +117,49 @@ def mongodb() -> MongoDB:
 
 
 KINDS = [
-    Kind("SQLite", lambda: None, sqlite_reading, by_stats),
-    Kind("PostgreSQL", lambda: PostgreSQL({"shared_buffers": "256MB"}), postgresql_reading, by_stats),
-    Kind("MariaDB", MariaDB, mysql_reading, mysql_tables),
-    Kind("Valkey", lambda: Valkey("--appendfsync", "always"), redis_reading, redis_memory),
-    Kind("Valkey Cluster", ValkeyCluster, redis_reading, redis_memory),
-    Kind("MongoDB", mongodb, mongodb_reading, by_stats),
+    Kind("SQLite", lambda: None, drivers.sqlite, by_stats, "synchronous=FULL"),
+    Kind(
+        "PostgreSQL",
+        lambda: PostgreSQL({"shared_buffers": "256MB", "fsync": "on", "synchronous_commit": "on"}),
+        drivers.postgresql,
+        by_stats,
+        "fsync=on, synchronous_commit=on",
+    ),
+    Kind(
+        "MariaDB",
+        lambda: MariaDB("--innodb-flush-log-at-trx-commit=1"),
+        drivers.mysql,
+        mysql_tables,
+        "innodb_flush_log_at_trx_commit=1",
+    ),
+    Kind(
+        "Valkey",
+        lambda: Valkey("--appendfsync", "always"),
+        drivers.redis,
+        redis_memory,
+        "appendonly=yes, appendfsync=always",
+    ),
+    Kind("Valkey Cluster", ValkeyCluster, drivers.redis, redis_memory, "appendonly=yes, appendfsync=everysec"),
+    Kind("MongoDB", mongodb, drivers.mongodb, by_stats, "w=majority, j=true"),
 ]
+"""Answered is on the disk, but in the cluster."""
+
+AS_DEPLOYED = {
+    **{kind.name: kind for kind in KINDS[:3]},
+    "Valkey": Kind(
+        "Valkey",
+        lambda: Valkey("--appendfsync", "everysec"),
+        drivers.redis,
+        redis_memory,
+        "appendonly=yes, appendfsync=everysec (a power cut may lose a second)",
+    ),
+    "MongoDB": Kind(
+        "MongoDB",
+        MongoDB,
+        drivers.mongodb,
+        by_stats,
+        "w=majority, j=true",
+        is_stand_in=shutil.which("mongod") is None,
+    ),
+}
+"""The same with the settings that they are mostly run with, and a stand-in where there is no ``mongod``."""

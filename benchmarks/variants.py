@@ -1,15 +1,20 @@
-"""One small app, with each way to keep its sessions. ``python -m benchmarks.variants NAME FD`` serves one."""
+"""One small app, with each way to keep its sessions. ``python -m benchmarks.variants NAME FD URL`` serves one."""
 
 from __future__ import annotations
 
 import gc
-import os
 import socket
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
+
+from benchmarks import peers
+from benchmarks.peers import Verbs
 
 PROFILE = {
     "name": "Ada Lovelace",
@@ -24,10 +29,65 @@ PROFILE = {
 """About 300 bytes as JSON."""
 
 
-def make(name: str, folder: str, redis_url: str | None) -> FastAPI:
-    """The app with sessions kept as ``name`` says."""
+@dataclass(frozen=True)
+class Variant:
+    """A way to keep sessions.
+
+    ``database`` is the name of its server in ``benchmarks.servers``, ``"SQLite"``, or ``None``; ``package`` is what it
+    comes from; ``is_revocable``: a copy of a session's cookie is worth nothing after the logout.
+    """
+
+    name: str
+    install: Callable[[FastAPI, str], Verbs]
+    database: str | None = None
+    package: str | None = None
+    is_revocable: bool = True
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this project's."""
+        return self.package == "sessiondb"
+
+
+def _sessiondb(app: FastAPI, url: str, **settings: Any) -> Verbs:
+    from sessiondb import Cookie, SessionDB, SessionMiddleware
+
+    db = SessionDB(url, **settings)
+    app.add_middleware(SessionMiddleware, db=db, cookie=Cookie(secure=False))
+    app.router.lifespan_context = db.lifespan
+    return Verbs(lambda request, user: request.session.login(user), lambda request: request.session.logout())
+
+
+NONE = "none"
+COOKIE = "cookie"
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(NONE, lambda app, url: Verbs(lambda request, user: None, lambda request: None), is_revocable=False),
+        Variant(COOKIE, peers.signed_cookie, package="starlette", is_revocable=False),
+        Variant("starsessions memory", peers.starsessions, package="starsessions"),
+        Variant("starsessions redis", peers.starsessions, "Valkey", "starsessions"),
+        Variant("fastapi-redis-sdk", peers.fastapi_redis_sdk, "Valkey", "fastapi-redis-sdk"),
+        Variant("fastapi-alcazaba redis", peers.fastapi_alcazaba, "Valkey", "fastapi-alcazaba"),
+        Variant("starlette-sessions redis", peers.starlette_sessions, "Valkey", "starlette-sessions"),
+        Variant("sessiondb memory", _sessiondb, package="sessiondb"),
+        Variant("sessiondb sqlite", _sessiondb, "SQLite", "sessiondb"),
+        Variant("sessiondb redis", _sessiondb, "Valkey", "sessiondb"),
+        Variant("sessiondb postgresql", _sessiondb, "PostgreSQL", "sessiondb"),
+        Variant("sessiondb mysql", _sessiondb, "MariaDB", "sessiondb"),
+        Variant("sessiondb mongodb", _sessiondb, "MongoDB", "sessiondb"),
+    )
+}
+
+
+def make(variant: Variant, url: str) -> FastAPI:
+    """The app with sessions kept as ``variant`` says, in the database of ``url`` if it has one."""
     app = FastAPI()
-    if name == "none":
+    verbs = variant.install(app, url)
+    users = count()
+
+    if variant.name == NONE:
 
         @app.get("/read")
         async def read_none(request: Request) -> dict[str, Any]:
@@ -37,60 +97,39 @@ def make(name: str, folder: str, redis_url: str | None) -> FastAPI:
         async def write_none(request: Request) -> dict[str, Any]:
             return {"seen": 1}
 
-        return app
+    else:
 
-    @app.get("/start")
-    async def start(request: Request) -> dict[str, bool]:
-        request.session.update(PROFILE)
+        @app.get("/read")
+        async def read(request: Request) -> dict[str, Any]:
+            session = request.session
+            return {"name": session.get("name"), "items": len(session.get("cart", ()))}
+
+        @app.post("/write")
+        async def write(request: Request) -> dict[str, Any]:
+            session = request.session
+            session["seen"] = session.get("seen", 0) + 1
+            return {"seen": session["seen"]}
+
+    @app.post("/login")
+    async def login(request: Request) -> dict[str, bool]:
+        if variant.name != NONE:
+            request.session.update(PROFILE)
+        verbs.login(request, f"user{next(users)}")
         return {"ok": True}
 
-    @app.get("/read")
-    async def read(request: Request) -> dict[str, Any]:
-        session = request.session
-        return {"name": session.get("name"), "items": len(session.get("cart", ()))}
+    @app.post("/logout")
+    async def logout(request: Request) -> dict[str, bool]:
+        verbs.logout(request)
+        return {"ok": True}
 
-    @app.post("/write")
-    async def write(request: Request) -> dict[str, Any]:
-        session = request.session
-        session["seen"] = session.get("seen", 0) + 1
-        return {"seen": session["seen"]}
-
-    add_sessions(app, name, folder, redis_url)
     return app
 
 
-def add_sessions(app: FastAPI, name: str, folder: str, redis_url: str | None) -> None:
-    if name == "cookie":
-        from starlette.middleware.sessions import SessionMiddleware
-
-        app.add_middleware(SessionMiddleware, secret_key="not-a-secret-but-long-enough-for-hmac")
-    elif name.startswith("starsessions"):
-        from starsessions import InMemoryStore, SessionAutoloadMiddleware, SessionMiddleware
-
-        if name.endswith("redis"):
-            import redis.asyncio
-            from starsessions.stores.redis import RedisStore
-
-            store = RedisStore(connection=redis.asyncio.Redis.from_url(str(redis_url)))
-        else:
-            store = InMemoryStore()
-        # Added last, so outermost: the autoload middleware needs the session middleware around it.
-        app.add_middleware(SessionAutoloadMiddleware)
-        app.add_middleware(SessionMiddleware, store=store, lifetime=14 * 86400, cookie_https_only=False)
-    else:
-        from sessiondb import Cookie, SessionDB, SessionMiddleware
-
-        url = "memory://" if name.endswith("memory") else f"sqlite:///{folder}/bench.db"
-        db = SessionDB(url)
-        app.add_middleware(SessionMiddleware, db=db, cookie=Cookie(secure=False))
-        app.router.lifespan_context = db.lifespan
-
-
 def serve() -> None:
-    name, fd, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    """What the process of a variant does until it is told to end."""
+    name, fd, url = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     listening = socket.socket(fileno=fd)
-    app = make(name, folder, os.environ.get("BENCH_REDIS_URL"))
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    config = uvicorn.Config(make(VARIANTS[name], url), log_level="warning", access_log=False)
     gc.collect()
     gc.freeze()
     uvicorn.Server(config).run(sockets=[listening])
