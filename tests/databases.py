@@ -152,6 +152,7 @@ async def _drop_postgresql(url: str, prefix: str) -> None:
         "".join(
             f"DROP TABLE IF EXISTS {prefix}{name} CASCADE;" for name in ("sessions", "links", "users", "events", "meta")
         )
+        + f"DROP FUNCTION IF EXISTS {prefix}sessions_changed"
     )
     await connection.close()
 

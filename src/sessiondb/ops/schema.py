@@ -21,10 +21,15 @@ def ddl(url: str) -> str:
 
         return schema_sql(sqlite_from_url(url).prefix)
     if name == "postgresql":
-        from sessiondb.stores import _postgresql_schema, _postgresql_url
+        from sessiondb.stores import _postgresql_schema, _postgresql_triggers, _postgresql_url
 
         settings = _postgresql_url.parse(url)
-        return _postgresql_schema.schema_sql(settings.prefix, partitions=settings.partitions)
+        triggers = _postgresql_triggers.triggers_sql(settings.prefix).replace("\n", "\n-- ").removesuffix("-- ")
+        return (
+            _postgresql_schema.schema_sql(settings.prefix, partitions=settings.partitions)
+            + "-- For apps with a near cache, whose user does not own the tables and so cannot make this itself:\n"
+            + f"-- {triggers}"
+        )
     if name == "mysql":
         from sessiondb.stores import _mysql_schema, _mysql_url
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from sessiondb.core.errors import ConfigurationError
 
 _PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,31}", re.ASCII).fullmatch
-_OURS = ("prefix", "pool_size", "replica", "pooler", "lock_timeout", "connect_timeout", "partitions")
+_OURS = ("prefix", "pool_size", "replica", "feed", "pooler", "lock_timeout", "connect_timeout", "partitions")
 # In the URL of an SQLAlchemy engine: what its dialects take for themselves, and what asyncpg calls otherwise.
 _SQLALCHEMY = ("prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback")
 _RENAMED = {"ssl": "sslmode"}
@@ -26,6 +26,7 @@ class Settings:
     * ``prefix`` (``sessiondb_``): begins the name of every table and index.
     * ``pool_size`` (8): connections of one event loop, at most.
     * ``replica``: the URL of a read replica, percent-encoded; it serves listing, events and counts, never a request.
+    * ``feed``: the URL, percent-encoded, at which a near cache listens: of the same database, past the pooler.
     * ``pooler=transaction``: PgBouncer in transaction mode is between: no prepared statements, and no settings; give
       those to the database: ``ALTER DATABASE app SET lock_timeout = '200ms'``, and ``SET jit = off``.
     * ``lock_timeout`` (0.2 s): how long to wait for a row that another transaction holds.
@@ -38,9 +39,13 @@ class Settings:
     prefix: str
     pool_size: int
     replica: str | None  # as ``where``
+    feed: str  # as ``where``
+    can_listen: bool
     partitions: bool
+    connect_timeout: float
     arguments: dict[str, Any] = field(repr=False)
     replica_arguments: dict[str, Any] = field(repr=False)
+    feed_arguments: dict[str, Any] = field(repr=False)
 
 
 def parse(url: str) -> Settings:
@@ -65,27 +70,34 @@ def parse(url: str) -> Settings:
     pool_size = _number(options, "pool_size", 8, 1, 1000)
     if pool_size != int(pool_size):
         raise ConfigurationError(f"postgresql://: pool_size is {pool_size:g}; use a whole number.")
-    replica = options.get("replica")
+    server_settings = {
+        "application_name": "sessiondb",
+        "lock_timeout": f"{round(lock_timeout * 1000)}ms",
+        "default_transaction_isolation": "read committed",
+        # Statements of a few rows: compiling one takes longer than running it.
+        "jit": "off",
+    }
     common: dict[str, Any] = {"timeout": connect_timeout}
-    if pooler:
-        common["statement_cache_size"] = 0
-    else:
-        common["server_settings"] = {
-            "application_name": "sessiondb",
-            "lock_timeout": f"{round(lock_timeout * 1000)}ms",
-            "default_transaction_isolation": "read committed",
-            # Statements of a few rows: compiling one takes longer than running it.
-            "jit": "off",
-        }
+    common |= {"statement_cache_size": 0} if pooler else {"server_settings": server_settings}
+    replica, feed = options.get("replica"), options.get("feed")
     replica_rest = _split(replica)[0] if replica else rest
+    feed_rest = _split(feed)[0] if feed else rest
     return Settings(
         where=_where(rest),
         prefix=prefix,
         pool_size=int(pool_size),
         replica=_where(replica_rest) if replica else None,
+        feed=_where(feed_rest),
+        can_listen=bool(feed) or not pooler,
         partitions=partitions is not None,
+        connect_timeout=connect_timeout,
         arguments={"dsn": rest, **common},
         replica_arguments={"dsn": replica_rest, **common},
+        feed_arguments={
+            "dsn": feed_rest,
+            "timeout": connect_timeout,
+            "server_settings": server_settings | {"application_name": "sessiondb feed"},
+        },
     )
 
 

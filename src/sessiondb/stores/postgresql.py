@@ -32,6 +32,7 @@ from sessiondb.stores import _postgresql_sweeping as sweeping
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._pool import Pool
 from sessiondb.stores._postgresql_errors import is_about_rows, is_deadlock, lost_tables, not_copied, refusal, translated
+from sessiondb.stores._postgresql_feed import PostgreSQLFeed
 from sessiondb.stores._postgresql_partitions import keep_partitions, month_of
 from sessiondb.stores._postgresql_schema import LOCK, prepare
 from sessiondb.stores._postgresql_url import parse
@@ -84,6 +85,7 @@ class PostgreSQLStore:
         self._pools = PerLoop("PostgreSQL", self._make_pools)
         self._prepared = False
         self._partitioned = 0  # the month whose partitions, and the next ones, are known to be there
+        self._said_why = False
 
     def __repr__(self) -> str:
         return f"PostgreSQLStore({self._settings.where})"
@@ -157,6 +159,20 @@ class PostgreSQLStore:
             # What fails before there is a connection has written nothing.
             found = translated(error, where, outcome if connected else "not_applied")
             raise found from (error if found is not error else error.__cause__)
+
+    def feed(self) -> PostgreSQLFeed | None:
+        """See ``HasFeed.feed``. There is none behind a pooler, unless ``?feed=`` leads past it."""
+        if self._settings.can_listen:
+            return PostgreSQLFeed(self._settings, self._connection)
+        if not self._said_why:
+            self._said_why = True
+            log.warning(
+                "PostgreSQL at %s is behind a pooler in transaction mode, through which nobody can LISTEN, so a near "
+                "cache holds sessions for a bounded time only. Name the server itself, percent-encoded, in ?feed= of "
+                "the URL.",
+                self._settings.where,
+            )
+        return None
 
     async def clock(self) -> int:
         """The server's clock."""
