@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--options", default="", help="options of the store, for the grown and the small one: a=1&b=2")
     parser.add_argument("--sweep", type=int, nargs="?", const=1_000_000, help="sweep so many expired sessions instead")
     options = parser.parse_args()
     sizes = sorted(set(options.sizes))
@@ -79,6 +80,7 @@ def main() -> None:
             except NotHere as error:
                 print(f"{target.title} is left out: {error}", file=sys.stderr)
                 continue
+            server.add(options.options)
             try:
                 if options.sweep is not None:
                     found[name] = sweep(target.title, server, options.sweep)

@@ -58,6 +58,13 @@ class Server:
         self.folder = folder
         self._running = running
 
+    def add(self, options: str) -> None:
+        """Give the store these options in all URLs."""
+        for name in ("url", "filling", "small"):
+            url = getattr(self, name)
+            if options:
+                setattr(self, name, f"{url}{'&' if '?' in url else '?'}{options}")
+
     @property
     def pid(self) -> int | None:
         """The server's process; ``None`` where the database is in ours."""
@@ -90,6 +97,11 @@ def available_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("/proc/meminfo does not tell MemAvailable")
+
+
+def _plain(url: str) -> str:
+    """Without the options of the store, which no driver knows."""
+    return url.partition("?")[0]
 
 
 def bytes_in(folder: Path) -> int:
@@ -152,7 +164,7 @@ async def _postgresql_settle(url: str) -> None:
 async def _postgresql_used(server: Server) -> Used:
     import asyncpg
 
-    connection = await asyncpg.connect(server.url)
+    connection = await asyncpg.connect(_plain(server.url))
     size = await connection.fetchval("SELECT pg_database_size(current_database())")
     await connection.close()
     return Used(int(size))

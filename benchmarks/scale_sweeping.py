@@ -97,10 +97,10 @@ def _log_of(server: Server) -> Callable[[], tuple[int, int]] | None:
     """What tells the bytes of the write-ahead log, and how many wait for a lock."""
     scheme = urlsplit(server.url).scheme
     if scheme == "sqlite":
-        log = Path(server.url.removeprefix("sqlite:///") + "-wal")
+        log = Path(server.url.partition("?")[0].removeprefix("sqlite:///") + "-wal")
         return lambda: (log.stat().st_size if log.exists() else 0, 0)
     if scheme == "postgresql":
-        return lambda: asyncio.run(_postgresql_log(server.url))
+        return lambda: asyncio.run(_postgresql_log(server.url.partition("?")[0]))
     return None
 
 

@@ -43,14 +43,16 @@ class Server:
 class Clients:
     """Workers of an app, one event loop each, as the coalescing store has them.
 
-    A worker has at most ``in_flight`` batches of at most ``most`` calls of a kind under way, and waits ``window`` for
-    company before it sends one. ``app``: seconds of its one core that a call takes before it is queued.
+    A worker has at most ``in_flight`` batches of at most ``most`` calls of a kind under way. Before it sends one it
+    waits until no other call has come for ``window``, and no longer than ``patience``. ``app``: seconds of its one core
+    that a call takes before it is queued.
     """
 
     workers: int = 1
     in_flight: int = 4
     most: int = 128
     window: float = 0.0
+    patience: float = 0.002
     app: float = 0.0
     round_trip: float = 0.0
 
@@ -98,7 +100,7 @@ class _Worker:
 
 
 class _Line:
-    __slots__ = ("kind", "queued", "under_way", "waits", "worker")
+    __slots__ = ("due", "kind", "latest", "queued", "under_way", "waits", "worker")
 
     def __init__(self, worker: _Worker, kind: int) -> None:
         self.worker = worker
@@ -106,6 +108,8 @@ class _Line:
         self.queued: deque[float] = deque()
         self.under_way = 0
         self.waits = False  # for company
+        self.latest = 0.0  # until when
+        self.due = 0.0
 
 
 class Simulation:
@@ -174,13 +178,21 @@ class Simulation:
 
     def _queue(self, line: _Line, began_at: float) -> None:
         line.queued.append(began_at)
+        line.due = self._now + self._clients.window
         if not line.waits:
             self._gather(line)
 
     def _gather(self, line: _Line) -> None:
-        if self._clients.window and len(line.queued) < self._clients.most:
+        if self._clients.window:
             line.waits = True
-            self._at(self._now + self._clients.window, self._send, line)
+            line.latest = self._now + self._clients.patience
+            self._at(max(line.due, self._now), self._look, line)
+        else:
+            self._send(line)
+
+    def _look(self, line: _Line) -> None:
+        if self._now < min(line.due, line.latest) and len(line.queued) < self._clients.most:
+            self._at(min(line.due, line.latest), self._look, line)
         else:
             self._send(line)
 
