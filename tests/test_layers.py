@@ -18,9 +18,12 @@ MODULES = sorted(ROOT.rglob("*.py"))
 CORE = ("sessiondb.core",)
 STORES = (*CORE, "sessiondb.stores")
 WRAPPERS = (
+    "sessiondb.stores._near_siblings",
     "sessiondb.stores.announcing",
     "sessiondb.stores.coalescing",
     "sessiondb.stores.encrypting",
+    "sessiondb.stores.feed",
+    "sessiondb.stores.near_cache",
     "sessiondb.stores.recovering",
 )
 CONTRACT = (*CORE, "sessiondb.stores.base", *WRAPPERS)

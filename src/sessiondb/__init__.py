@@ -22,6 +22,7 @@ from sessiondb.core.errors import (
 )
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.limits import Limits, SuspiciousNetwork
+from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo, StepUp
 from sessiondb.db import Issued, SessionDB
@@ -80,6 +81,7 @@ __all__ = [
     "KeyRing",
     "Limits",
     "LoginRefused",
+    "NearCache",
     "Policy",
     "RateLimited",
     "Readiness",

@@ -23,6 +23,7 @@ from sessiondb.core.change import Create
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.events import EventType
 from sessiondb.core.limits import Limits, SuspiciousNetwork
+from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policies import Policies
 from sessiondb.core.policy import Policy
 from sessiondb.core.record import (
@@ -46,6 +47,7 @@ from sessiondb.session import Session
 from sessiondb.settings import OnLoadError, PolicyFor, Settings, check_settings, system_clock
 from sessiondb.source import store_from
 from sessiondb.state import State
+from sessiondb.stores._near_siblings import Siblings
 from sessiondb.stores.base import EventPage, EventQuery, Query, Stats, Store, Swept
 from sessiondb.stores.encrypting import Reencrypted
 from sessiondb.watching import Ends
@@ -80,6 +82,8 @@ class SessionDB:
     * ``max_session_bytes`` (65,536): the most that one session's data may take, encoded.
     * ``keys`` (``None``: nothing is encrypted): a ``KeyRing``; the values in the database are encrypted with it.
     * ``limits`` (``Limits()``): keys per session, and what one network may do.
+    * ``near_cache`` (``None``): keep sessions in this process, so that pages need no call of the database:
+      ``NearCache(staleness=1.0)``. See docs/near-cache.md for what that means for others' writes.
     * ``announce`` (``False``): have hooks of other processes told of the ends that this one writes, though it has none
       of its own (see ``on_end``).
     * ``sweep_every`` (60 s): how often this worker offers to sweep; ``None``: only ``sweep()`` does.
@@ -104,6 +108,7 @@ class SessionDB:
         keys: KeyRing | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
         announce: bool = False,
+        near_cache: NearCache | None = None,
         sweep_every: float | None = 60.0,
         clock: Callable[[], int] = system_clock,
     ) -> None:
@@ -116,6 +121,7 @@ class SessionDB:
             breaker=breaker,
             keys=keys,
             limits=limits,
+            near_cache=near_cache,
             clock=clock,
         )
         if url is None:
@@ -139,6 +145,8 @@ class SessionDB:
             keys=keys,
             hooks=self._hooks,
             announce=announce,
+            near_cache=near_cache,
+            near_siblings=Siblings(),
         )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
         self._ends = Ends()

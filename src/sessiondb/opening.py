@@ -17,6 +17,34 @@ from sessiondb.state import State
 _SERVED = (Verdict.SERVE, Verdict.SERVE_AND_CONFIRM, Verdict.SERVE_AND_RESEND)
 
 
+def open_near(state: State, token: Token) -> Session | None:
+    """The session that ``token`` opens, by a record that is held near; ``None``: the database has to be asked.
+
+    A record that may be old serves, if it does so without further ado, and decides nothing else: whoever holds a secret
+    that it does not know may hold a newer one, and what it says of an end, or of an impersonation, may be over.
+    """
+    runtime = state.runtime
+    near = runtime.near
+    record = None if near is None else near.cached(token.sid)
+    if record is None:
+        return None
+    now = state.began_at
+    if (
+        runtime.caps.deadline(record) <= now
+        or verify(record, token, now) is not Verdict.SERVE
+        or is_impersonated(record.auth)
+    ):
+        runtime.counters["near_doubted"] += 1
+        return None
+    state.adopt(record, token)
+    state.stale = True
+    try:
+        return new_session(state)
+    except SessionDataError:
+        state.forget()
+        return None
+
+
 async def open_session(state: State, tokens: Sequence[Token]) -> Session:
     """The session that ``tokens`` open: exactly one of them must be alive. Else an empty, anonymous one.
 

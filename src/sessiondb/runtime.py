@@ -15,6 +15,7 @@ from sessiondb.core.breaker import Circuit
 from sessiondb.core.change import Applied, Change, End, Gone, Outcome, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, raise_own
 from sessiondb.core.events import Event, EventType
+from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policies import Policies
 from sessiondb.core.policy import SECOND, Caps, touch_interval
 from sessiondb.core.record import EndReason, Record
@@ -28,6 +29,8 @@ from sessiondb.stores.announcing import AnnouncingStore
 from sessiondb.stores.base import ChangeResult, Ended, Store
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.encrypting import EncryptingStore
+from sessiondb.stores.feed import HasFeed
+from sessiondb.stores.near_cache import NearCacheStore
 from sessiondb.stores.recovering import RecoveringStore
 from sessiondb.sweeping import Sweeping
 from sessiondb.timers import Timers
@@ -78,6 +81,9 @@ class Runtime:
         self._leaves_hooks_to_others = settings.announce and not functions
         if functions or settings.announce:
             self._inner = AnnouncingStore(self._inner, self.now, self._announce)
+        self.near: NearCacheStore | None = None
+        if settings.near_cache is not None and settings.near_cache.staleness:
+            self.near = self._inner = self._near_cache(store, settings.near_cache)
         self.store = CoalescingStore(
             self._inner, timeout=settings.timeout, reads=self.read_circuit, writes=self.write_circuit
         )
@@ -135,7 +141,7 @@ class Runtime:
                     try:
                         await self._measure_clock()
                     except BaseException:
-                        await self._raw.close()
+                        await self._inner.close()
                         raise
                 self._opened = True
             except (StoreUnavailable, TimeoutError) as error:
@@ -200,6 +206,17 @@ class Runtime:
             counters=self.counters,
             longest_call=settings.timeout,
             on_open=lambda why: log.warning("%s", why),
+        )
+
+    def _near_cache(self, store: Store, settings: NearCache) -> NearCacheStore:
+        return NearCacheStore(
+            self._inner,
+            settings,
+            feed=store.feed() if isinstance(store, HasFeed) else None,
+            counters=self.counters,
+            outages=Outage(f"{store.name}, the feed of the near cache, without which every session is loaded"),
+            on_refusal=lambda why: log.warning("The near cache goes by the age of what it holds: %s", why),
+            siblings=self._settings.near_siblings,
         )
 
     async def _measure_clock(self) -> None:
@@ -358,6 +375,8 @@ class Runtime:
 
         Every end comes through here: those by a change, by a set-based verb, and those that were seen on reading.
         """
+        if self.near is not None:
+            self.near.forget(sid)
         if self._ends:
             self._ends.tell(sid, reason or UNKNOWN)
 

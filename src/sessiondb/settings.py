@@ -13,9 +13,11 @@ from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.calls import takes
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.limits import Limits
+from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policies import Policies
 from sessiondb.hooks import Hooks
 from sessiondb.keyring import KeyRing
+from sessiondb.stores._near_siblings import Siblings
 
 OnLoadError = Literal["error", "anonymous"]
 PolicyFor = Callable[[str], "str | Awaitable[str | None] | None"]
@@ -35,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True):
     keys: KeyRing | None = None
     hooks: Hooks | None = None
     announce: bool = False
+    near_cache: NearCache | None = None
+    near_siblings: Siblings | None = None
 
 
 def check_settings(
@@ -47,6 +51,7 @@ def check_settings(
     breaker: object,
     keys: object,
     limits: object,
+    near_cache: object,
     clock: object,
 ) -> None:
     """Raise ``ConfigurationError`` for the first setting that cannot work, with what would."""
@@ -69,6 +74,10 @@ def check_settings(
         raise ConfigurationError(f"SessionDB: keys is a {type(keys).__name__}; use keys=KeyRing.from_env().")
     if not isinstance(limits, Limits):
         raise ConfigurationError(f"SessionDB: limits is {limits!r:.100}; use limits=Limits(...).")
+    if near_cache is not None and not isinstance(near_cache, NearCache):
+        raise ConfigurationError(
+            f"SessionDB: near_cache is {near_cache!r:.100}; use near_cache=NearCache(...), or None for none."
+        )
     if not callable(clock):
         raise ConfigurationError(f"SessionDB: clock is {clock!r:.100}; use a function that returns microseconds.")
 

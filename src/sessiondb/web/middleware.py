@@ -22,7 +22,7 @@ from sessiondb.core.errors import (
 from sessiondb.core.events import EventType
 from sessiondb.core.token import Token
 from sessiondb.db import SessionDB
-from sessiondb.opening import open_session
+from sessiondb.opening import open_near, open_session
 from sessiondb.runtime import Runtime
 from sessiondb.session import Session, new_session
 from sessiondb.state import State, Visitor
@@ -136,7 +136,14 @@ class SessionMiddleware:
                 await refuse(scope, receive, send, CrossOriginRefused(refusal))
                 return
         try:
-            session = await open_session(state, tokens) if tokens else new_session(state)
+            session = None
+            if not tokens:
+                session = new_session(state)
+            elif runtime.near is not None and len(tokens) == 1 and kind == "http" and scope["method"] in SAFE_METHODS:
+                # Who is about to write sees what is stored: what it makes of that takes the place of it.
+                session = open_near(state, tokens[0])
+            if session is None:
+                session = await open_session(state, tokens)
         except StoreError as error:
             session = new_session(state)
             if self.db.on_load_error == "error":
