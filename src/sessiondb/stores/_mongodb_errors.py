@@ -51,6 +51,8 @@ _CURES = {
         "runs alone, and so cannot tell a repeated write from a new one. Start it with --replSet, then rs.initiate() "
         "in mongosh"
     ),
+    43: "has ended the change stream. If it goes on, look at the server's log",
+    40573: "runs alone, and so has no change streams. Start it with --replSet, then rs.initiate() in mongosh",
     50: "took too long (maxTimeMS). Look for what is slow (db.currentOp())",
     64: _NO_MAJORITY,
     100: _NO_MAJORITY,

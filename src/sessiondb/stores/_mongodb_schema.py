@@ -60,9 +60,13 @@ async def missing_indexes(collection: Collection, wanted: list[IndexModel]) -> l
     return [index for index in wanted if index.document["name"] not in there]
 
 
-async def prepare(collections: Collections) -> None:
-    """Make what is missing. Raises ``ConfigurationError`` for an old or lonely server, or a newer layout."""
-    _check_server(await collections.hello())
+async def prepare(collections: Collections) -> dict[str, Any]:
+    """Make what is missing, and return what the server says of itself.
+
+    Raises ``ConfigurationError`` for an old or lonely server, or a newer layout.
+    """
+    hello = await collections.hello()
+    _check_server(hello)
     found = await collections.meta.find_one({"_id": "schema_version"})
     if found is not None and found.get("value") != SCHEMA_VERSION:
         raise ConfigurationError(
@@ -76,6 +80,7 @@ async def prepare(collections: Collections) -> None:
             await collections.meta.insert_one({"_id": "schema_version", "value": SCHEMA_VERSION})
         except DuplicateKeyError:
             pass  # another worker starts at the same time
+    return hello
 
 
 async def _make(collection: Collection, wanted: list[IndexModel]) -> None:
@@ -84,10 +89,15 @@ async def _make(collection: Collection, wanted: list[IndexModel]) -> None:
         await collection.create_indexes(missing)
 
 
+def is_sharded(hello: dict[str, Any]) -> bool:
+    """Whether that was said by the router of a sharded cluster."""
+    return hello.get("msg") == "isdbgrid"
+
+
 def _check_server(hello: dict[str, Any]) -> None:
     if hello.get("maxWireVersion", 0) < _OLDEST_WIRE_VERSION:
         raise ConfigurationError("This MongoDB is older than 5.0, which sessiondb needs: upgrade the server.")
-    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+    if "setName" not in hello and not is_sharded(hello):
         raise ConfigurationError(
             "This MongoDB runs alone, and cannot tell a repeated write from a new one. Make it a replica set, one "
             "member is enough: start it with --replSet rs0, then rs.initiate() in mongosh."

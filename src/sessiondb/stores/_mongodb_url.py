@@ -80,10 +80,13 @@ class Settings:
     uri: str = field(repr=False)
     options: dict[str, Any]
 
-    def connect(self) -> Collections:
-        """A client for this event loop; it connects when it is first asked. Raises ``ConfigurationError``."""
+    def connect(self, **others: Any) -> Collections:
+        """A client for this event loop; it connects when it is first asked. Raises ``ConfigurationError``.
+
+        ``others`` are options that go before those of the URL.
+        """
         try:
-            client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(self.uri, **self.options)
+            client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(self.uri, **self.options | others)
         except (PyMongoError, ValueError, TypeError, OSError) as error:
             raise ConfigurationError(f"mongodb://: the driver does not take this URL: {error}.") from None
         return Collections(client, self.database, self.prefix)

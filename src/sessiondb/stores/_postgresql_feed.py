@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 
-from sessiondb.core.errors import StoreError, StoreUnavailable
+from sessiondb.core.errors import ConfigurationError, StoreUnavailable
 from sessiondb.stores._postgresql_errors import state_of, translated
 from sessiondb.stores._postgresql_triggers import EVERYTHING, Triggers, channel_of, triggers_sql
 from sessiondb.stores._postgresql_url import Settings
@@ -43,7 +43,10 @@ class PostgreSQLFeed:
         return f"PostgreSQLFeed({self._settings.feed})"
 
     async def listen(self, listener: Listener, every: float) -> None:
-        """See ``Feed.listen``. The triggers are installed, if they are not there."""
+        """See ``Feed.listen``. The triggers are installed, if they are not there.
+
+        Raises ``ConfigurationError`` where nobody can listen: behind a pooler, or for a user who may make no triggers.
+        """
         loop = asyncio.get_running_loop()
         line: _Line | None = None
         try:
@@ -69,7 +72,7 @@ class PostgreSQLFeed:
         """Listen, and see that what the store writes is heard here."""
         connection = line.connection
         if await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid():
-            raise StoreUnavailable(
+            raise ConfigurationError(
                 f"There is a pooler before PostgreSQL at {self._settings.feed}, which may lose notifications. Name "
                 "the server itself, percent-encoded, in ?feed= of the URL."
             )
@@ -83,7 +86,7 @@ class PostgreSQLFeed:
             async with asyncio.timeout(self._settings.connect_timeout / 2):
                 await heard
         except TimeoutError:
-            raise StoreUnavailable(
+            raise ConfigurationError(
                 f"What is notified on {self._settings.where} is not heard on {self._settings.feed}. ?feed= must name "
                 "the same database of the same server; and the server must know LISTEN, as PostgreSQL does."
             ) from None
@@ -93,7 +96,7 @@ class PostgreSQLFeed:
             await self._triggers.install(connection)
         except asyncpg.PostgresError as error:
             if state_of(error) == _NOT_ALLOWED:
-                raise StoreUnavailable(
+                raise ConfigurationError(
                     f"PostgreSQL at {self._settings.feed} does not let this user make the triggers that tell a near "
                     "cache of changes. Have the owner of the tables run this once (it is also what 'sessiondb init "
                     f"--sql' ends with):\n{triggers_sql(self._settings.prefix)}"
@@ -111,10 +114,7 @@ class PostgreSQLFeed:
             yield
         except Exception as error:
             found = translated(error, self._settings.feed, "not_applied")
-            if isinstance(found, StoreError):
-                raise found from (error if found is not error else error.__cause__)
-            # To whoever listens again and again, a wrong password is no other than a server that is away.
-            raise StoreUnavailable(str(found)) from error
+            raise found from (error if found is not error else error.__cause__)
 
 
 class _Line:

@@ -35,7 +35,8 @@ from sessiondb.stores import _mongodb_rows as rows
 from sessiondb.stores import _mongodb_sets as sets
 from sessiondb.stores import _mongodb_sweeping as sweeping
 from sessiondb.stores._mongodb_errors import DUPLICATE, code_of, refusal, translated
-from sessiondb.stores._mongodb_schema import prepare
+from sessiondb.stores._mongodb_feed import MongoDBFeed, no_feed
+from sessiondb.stores._mongodb_schema import is_sharded, prepare
 from sessiondb.stores._mongodb_url import Collection, Collections, parse
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._steps import Writes, undecided
@@ -80,6 +81,8 @@ class MongoDBStore:
         self._settings = parse(url)
         self._collections = PerLoop("MongoDB", self._settings.connect)
         self._last_event = 0
+        self._is_sharded = False
+        self._said_why = False
 
     def __repr__(self) -> str:
         return f"MongoDBStore({self._settings.where})"
@@ -91,7 +94,7 @@ class MongoDBStore:
         self._collections.open()
         try:
             async with self._asking() as collections:
-                await prepare(collections)
+                self._is_sharded = is_sharded(await prepare(collections))
         except BaseException:
             await self.close()
             raise
@@ -126,6 +129,15 @@ class MongoDBStore:
     def _is_undone(self, error: Exception) -> bool:
         found = translated(error, self._settings.where, "unknown")
         return not isinstance(found, StoreError) or found.outcome == "not_applied"
+
+    def feed(self) -> MongoDBFeed | None:
+        """See ``HasFeed.feed``. There is none in a sharded cluster, which is known once the store is open."""
+        if not self._is_sharded:
+            return MongoDBFeed(self._settings)
+        if not self._said_why:
+            self._said_why = True
+            log.warning("%s", no_feed(self._settings.where))
+        return None
 
     @uncancelled
     async def clock(self) -> int:
