@@ -18,7 +18,8 @@ from sessiondb.core.policy import Policy
 from sessiondb.core.record import EndReason, SessionInfo
 from sessiondb.db import DEFAULT_URL, SessionDB
 from sessiondb.keyring import KeyRing
-from sessiondb.ops import encryption, output, schema
+from sessiondb.ops import bench as benchmark
+from sessiondb.ops import bench_report, bench_scratch, encryption, output, schema
 from sessiondb.ops.doctor import TIMEOUT, examine
 from sessiondb.ops.revoking import Revocation, confirmed, moment
 from sessiondb.stores.base import Stats, Swept
@@ -287,6 +288,33 @@ def reencrypt(
         if done.left:
             typer.echo(f"{done.left:,} were being written to; run this again.", err=True)
     raise typer.Exit(0 if done.is_complete else 1)
+
+
+@app.command()
+def bench(
+    url: Url = None,
+    seconds: Annotated[float, typer.Option(help="For each verb and number of callers.")] = 1.0,
+    callers: Annotated[list[int] | None, typer.Option(metavar="N", help="At once; repeatable: 1, 32, 256.")] = None,
+    sessions: Annotated[int, typer.Option(help="That are there meanwhile.")] = 2000,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, though it is another machine.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure what a database takes, in a throw-away part of it that is removed again."""
+    where = _url(url)
+    plan = _checked(lambda: benchmark.Plan(seconds, tuple(callers or (1, 32, 256)), sessions))
+    if not yes and not bench_scratch.is_local(where) and not _checked(lambda: bench_report.confirmed(where)):
+        typer.echo("Nothing was done.", err=True)
+        raise typer.Exit(1)
+    try:
+        with bench_report.waiting() as tell:
+            measured = _run(lambda: benchmark.measure(where, plan, tell))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        typer.echo("Interrupted; what was made is removed.", err=True)
+        raise typer.Exit(130) from None
+    if json:
+        typer.echo(bench_report.as_json(where, plan, measured))
+    else:
+        bench_report.show(where, plan, measured)
 
 
 @keys_app.command()
