@@ -29,6 +29,8 @@ from provision.process import NotHere
 from sessiondb import SessionDB, open_store
 
 GOAL = 1.2
+COUNTS = Counts()
+WARM_UP = Counts(alone=300, together=2000, writes_alone=50, writes_together=500, lists=50, revokes=3, sweeps=1)
 
 
 @dataclass
@@ -95,7 +97,9 @@ def main() -> None:
             options.json.write_text(json.dumps(document, indent=1))
 
 
-async def grow(target: Target, server: Server, sizes: list[int], rounds: int) -> list[Size]:
+async def grow(
+    target: Target, server: Server, sizes: list[int], rounds: int, counts: Counts = COUNTS, warm_up: Counts = WARM_UP
+) -> list[Size]:
     """Measure at each of ``sizes``, as far as there is room."""
     small, found = sizes[0], []
     disk, memory = float(target.disk), float(target.memory)
@@ -120,20 +124,17 @@ async def grow(target: Target, server: Server, sizes: list[int], rounds: int) ->
                 small_one.forget()
                 gc.collect()
                 gc.freeze()
-                await one.round(WARM_UP)
-                await small_one.round(WARM_UP)
+                await one.round(warm_up)
+                await small_one.round(warm_up)
                 one.forget()
                 small_one.forget()
                 for turn in range(rounds):
                     # Every other round runs backwards, so that nobody always follows the same neighbour.
                     for which in (one, small_one) if turn % 2 else (small_one, one):
-                        await which.round(Counts())
+                        await which.round(counts)
                     print(f"{target.title}, {sessions:,}: round {turn + 1} of {rounds} done", file=sys.stderr)
                 found.append(Size(sessions, *each, rate, one.figures, small_one.figures))
     return found
-
-
-WARM_UP = Counts(alone=300, together=2000, writes_alone=50, writes_together=500, lists=50, revokes=3, sweeps=1)
 
 
 async def _fill(target: Target, filling: str, url: str, population: Population, sessions: int) -> float:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import random
+import sqlite3
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from benchmarks.cpu import of_family
 from benchmarks.scale_population import Population
 from sessiondb.core.change import Applied
 from sessiondb.core.record import EndReason, Record
@@ -224,42 +226,11 @@ class Measured:
         return counts.calls, counts.batches
 
     def _server_cpu(self) -> float:
-        return 0.0 if self._pid is None else cpu_of(self._pid)
-
-
-def cpu_of(pid: int) -> float:
-    """Seconds of CPU that a process and its living descendants have used."""
-    # What clock_getcpuclockid(3) computes: the scheduler's clock of a process. /proc counts ticks of 10 ms.
-    used = 0.0
-    for one in family(pid):
-        try:
-            used += time.clock_gettime((~one << 3) | 2)
-        except OSError:
-            continue  # it has just ended
-    return used
-
-
-def family(pid: int) -> list[int]:
-    """``pid`` and its descendants."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(folder.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
+        return 0.0 if self._pid is None else of_family(self._pid)
 
 
 def machine() -> dict[str, Any]:
     """Where this was measured."""
-    import platform
-    import sqlite3
-
     return {
         "machine": platform.machine(),
         "cores": os.cpu_count(),

@@ -101,7 +101,8 @@ class Population:
             record = msgspec.structs.replace(record, data=b'%s,"seen":%d}' % (_DATA, number))
             creates.append(build.create(record))
             if has_ended(number):
-                ends.append(build.end(record, EndReason.LOGOUT, at=record.created_at + min(age, HOUR)))
+                ended_at = record.created_at + min(age, HOUR)
+                ends.append(build.end(record, EndReason.LOGOUT, at=ended_at, purge_after=OLDEST + DAY))
             elif leaves(number):
                 self.leaving.show(record.sid, user_id)
             else:

@@ -206,11 +206,16 @@ async def _mariadb_used(server: Server) -> Used:
 # -- Valkey --------------------------------------------------------------------------------------------------
 
 
-def _valkey(folder: Path) -> Server:
+def _valkey(folder: Path, *options: str) -> Server:
     # A rewrite of the log forks, which the figures of one round would show and those of the next would not.
-    running = Valkey("--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
+    running = Valkey("--appendfsync", "always", "--auto-aof-rewrite-percentage", "0", *options)
     url = running.url
     return Server(url, filling=url, small=f"{url}?prefix=small:", running=running, folder=folder)
+
+
+def _valkey_packed(folder: Path) -> Server:
+    # A hash with one value above this is no list of bytes any more, but a table of pointers.
+    return _valkey(folder, "--hash-max-listpack-value", "1024")
 
 
 async def _valkey_relax(url: str, on: bool) -> None:
@@ -273,6 +278,17 @@ TARGETS = {
         "appendfsync=no",
         "appendonly, appendfsync=always",
         _valkey,
+        _valkey_relax,
+        _nothing,
+        _valkey_used,
+    ),
+    "redis-packed": Target(
+        "Valkey, packed",
+        3000,
+        1400,
+        "appendfsync=no",
+        "appendonly, appendfsync=always, hash-max-listpack-value=1024",
+        _valkey_packed,
         _valkey_relax,
         _nothing,
         _valkey_used,
