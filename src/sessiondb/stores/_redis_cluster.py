@@ -24,7 +24,7 @@ class Cluster:
 
     def __init__(self, seeds: Sequence[Address], access: Access, size: int) -> None:
         self._known = list(dict.fromkeys(seeds))
-        self._access = access
+        self.access = access
         self._size = size
         self._pools: dict[Address, Pool[Connection]] = {}
         self._slots: list[tuple[int, int, Address]] = []
@@ -100,14 +100,14 @@ class Cluster:
 
     async def scan(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
         """All keys like ``pattern``, in parts; a key may come twice."""
-        for address in await self._primaries():
+        for address in await self.primaries():
             async for keys in scan(self._pool(address), pattern):
                 yield keys
 
     async def on_each(self, commands: Sequence[Command]) -> dict[str, list[Any]]:
         """The replies of every primary to ``commands`` that are about no key, by ``host:port``."""
         return {
-            f"{host}:{port}": await run_on(self._pool((host, port)), commands) for host, port in await self._primaries()
+            f"{host}:{port}": await run_on(self._pool((host, port)), commands) for host, port in await self.primaries()
         }
 
     def drop_idle(self) -> None:
@@ -120,7 +120,8 @@ class Cluster:
         for pool in pools.values():
             await pool.close()
 
-    async def _primaries(self) -> list[Address]:
+    async def primaries(self) -> list[Address]:
+        """Who takes writes now, as one of the nodes sees it."""
         await self._look_at_slots()
         return list(dict.fromkeys(address for _, _, address in self._slots))
 
@@ -139,7 +140,7 @@ class Cluster:
     def _pool(self, address: Address) -> Pool[Connection]:
         pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[address] = Pool(lambda: connect(*address, self._access), size=self._size)
+            pool = self._pools[address] = Pool(lambda: connect(*address, self.access), size=self._size)
         return pool
 
     async def _look_at_slots(self) -> None:
@@ -149,7 +150,7 @@ class Cluster:
             # Whatever becomes of this one, even if it takes all our time: the next call begins with another.
             self._known.append(self._known.pop(self._known.index(address)))
             try:
-                async with asyncio.timeout(self._access.timeout):
+                async with asyncio.timeout(self.access.timeout):
                     [answer] = await run_on(self._pool(address), [("CLUSTER", "SLOTS")])
             except (OSError, ConnectionLost) as caught:
                 error = caught
@@ -158,7 +159,7 @@ class Cluster:
                 error = NotConnected(str(answer))
                 error.__cause__ = answer
                 continue
-            self._slots = [(first, last, _endpoint(primary, address)) for first, last, primary, *_ in answer]
+            self._slots = [(first, last, endpoint(primary, address)) for first, last, primary, *_ in answer]
             serving = dict.fromkeys(found for _, _, found in self._slots)
             self._known = list(dict.fromkeys([*self._known, *serving]))
             for left in self._pools.keys() - serving.keys():
@@ -169,7 +170,7 @@ class Cluster:
         raise NotConnected("no node answers") from error
 
 
-def _endpoint(node: Sequence[Any], asked: Address) -> Address:
+def endpoint(node: Sequence[Any], asked: Address) -> Address:
     """Where a node of CLUSTER SLOTS is. Without a host: on that of the one who was asked."""
     host, port = node[0], node[1]
     return (host.decode() if host and host != b"?" else asked[0]), port

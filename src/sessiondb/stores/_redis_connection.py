@@ -105,7 +105,7 @@ async def _connect(host: str, port: int, access: Access) -> Connection:
     )
     connection = Connection(stream, writer)
     try:
-        for reply in await connection.run(_greeting(access)):
+        for reply in await connection.run(greeting(access)):
             if isinstance(reply, hiredis.ReplyError):
                 raise reply
     except BaseException:
@@ -114,7 +114,8 @@ async def _connect(host: str, port: int, access: Access) -> Connection:
     return connection
 
 
-def _greeting(access: Access) -> list[Command]:
+def greeting(access: Access) -> list[Command]:
+    """What a connection says first."""
     commands: list[Command] = []
     if access.password is not None:
         user = () if access.username is None else (access.username,)

@@ -74,11 +74,11 @@ class SingleServer:
 
     def __init__(self, find: Callable[[], Awaitable[Address]], access: Access, size: int) -> None:
         self._find = find
-        self._access = access
+        self.access = access
         self._pool: Pool[Connection] = Pool(self._connect, size=size)
 
     async def _connect(self) -> Connection:
-        return await connect(*await self._find(), self._access)
+        return await connect(*await self._find(), self.access)
 
     async def run(self, commands: Sequence[Keyed], wait: Wait | None = None) -> list[Any]:
         """The replies, in order; those that are errors as ``hiredis.ReplyError`` or ``TooFewReplicas``."""
@@ -92,6 +92,10 @@ class SingleServer:
     async def on_each(self, commands: Sequence[Command]) -> dict[str, list[Any]]:
         """The replies of every server to ``commands`` that are about no key, by address; there is one, without."""
         return {"": await run_on(self._pool, commands)}
+
+    async def primaries(self) -> list[Address]:
+        """Who takes writes now."""
+        return [await self._find()]
 
     def drop_idle(self) -> None:
         """After a failover: the old primary may still answer."""

@@ -40,7 +40,8 @@ class Feed(Protocol):
 
         ``alive`` is called first when nothing committed from then on will be missed, and then about each ``every``
         seconds: the database is asked, and silence for longer than ``every`` counts as a lost connection. Whatever
-        is open is closed on the way out, also when the caller is cancelled.
+        is open is closed on the way out, also when the caller is cancelled. Raises ``ConfigurationError`` where the
+        database, asked for it, has no feed for us: that is no outage, and records are served by their age.
         """
         ...
 

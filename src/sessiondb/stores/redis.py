@@ -28,6 +28,7 @@ from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._redis_cluster import Cluster
 from sessiondb.stores._redis_connection import ConnectionLost
 from sessiondb.stores._redis_errors import translated, word_of
+from sessiondb.stores._redis_feed import RedisFeed
 from sessiondb.stores._redis_keys import Keys
 from sessiondb.stores._redis_nodes import Keyed, SingleServer
 from sessiondb.stores._redis_url import parse
@@ -146,6 +147,10 @@ class RedisStore:
         """The server's clock."""
         [(seconds, micros)] = await self.run([(self.keys.meta, ("TIME",))])
         return int(seconds) * 1_000_000 + int(micros)
+
+    def feed(self) -> RedisFeed:
+        """What others write, as the server tells it (client-side caching); for an open store."""
+        return RedisFeed(self._nodes.current, self.keys, self._settings.where)
 
     # -- one by one ---------------------------------------------------------------------------------------
 
