@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from benchmarks.cpu import of_family
 from benchmarks.scale_population import Population
 from sessiondb.core.change import Applied
@@ -23,10 +25,20 @@ from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.testing.builders import DAY, PURGE_AFTER, Builders
 
 CALLERS = 32
-VERBS = ("read alone", "read of 32", "write alone", "write of 32", "list of a user", "revoke all of a user", "sweep")
-UNITS = {"sweep": "a session"}  # all others: a call
+VERBS = (
+    "read alone",
+    "read of 32",
+    "write alone",
+    "write of 32",
+    "list of a user",
+    "revoke all of a user",
+    "sweep",
+    "purge",
+)
+UNITS = {"sweep": "a session", "purge": "a session"}  # all others: a call
 
 Call = Callable[[], Awaitable[object]]
+Step = Callable[["Counts"], Awaitable[None]]
 
 
 @dataclass
@@ -55,15 +67,15 @@ def ratio(grown: Figures, small: Figures) -> float:
 
 @dataclass(frozen=True)
 class Counts:
-    """Calls in one round."""
+    """Calls in one round: few, so that what is compared lies close together; there are many rounds."""
 
-    alone: int = 1000
-    together: int = 6400
-    writes_alone: int = 300
-    writes_together: int = 3200
-    lists: int = 300
-    revokes: int = 40
-    sweeps: int = 5
+    alone: int = 400
+    together: int = 3200
+    writes_alone: int = 100
+    writes_together: int = 1600
+    lists: int = 100
+    revokes: int = 15
+    sweeps: int = 2
 
 
 class Measured:
@@ -85,19 +97,26 @@ class Measured:
         self._sids = []
         self._leavers = []
 
-    async def round(self, counts: Counts) -> None:
-        """Measure every verb once."""
-        await self._read(counts)
-        await self._write(counts)
-        await self._list(counts)
-        await self._revoke(counts)
-        await self._sweep(counts)
+    @property
+    def steps(self) -> list[Step]:
+        """The parts of a round: each measures one verb, the last one two."""
+        return [
+            self._read,
+            self._read_together,
+            self._write,
+            self._write_together,
+            self._list,
+            self._revoke,
+            self._sweep,
+        ]
 
     async def _read(self, counts: Counts) -> None:
-        sids = self._next(counts.alone + counts.together)
-        calls = [self._loading(sid) for sid, _ in sids]
-        await self._note("read alone", calls[: counts.alone], 1)
-        await self._note("read of 32", calls[counts.alone :], CALLERS)
+        calls = [self._loading(sid) for sid, _ in self._next(counts.alone)]
+        await self._note("read alone", calls, 1)
+
+    async def _read_together(self, counts: Counts) -> None:
+        calls = [self._loading(sid) for sid, _ in self._next(counts.together)]
+        await self._note("read of 32", calls, CALLERS)
 
     def _loading(self, sid: Sid) -> Call:
         async def load() -> None:
@@ -108,15 +127,19 @@ class Measured:
         return load
 
     async def _write(self, counts: Counts) -> None:
-        """Deltas of records that have just been read, as a request's are; the reading does not count here."""
-        sids = [sid for sid, _ in self._next(counts.writes_alone + counts.writes_together)]
+        await self._note("write alone", await self._writes(counts.writes_alone), 1)
+
+    async def _write_together(self, counts: Counts) -> None:
+        await self._note("write of 32", await self._writes(counts.writes_together), CALLERS)
+
+    async def _writes(self, count: int) -> list[Call]:
+        """Deltas of records that have just been read, as a request's are; the reading does not count."""
+        sids = [sid for sid, _ in self._next(count)]
         records: list[Record | None] = []
         for start in range(0, len(sids), 500):
             records += await self._store.load(sids[start : start + 500])
         build = Builders(await self._store.clock())
-        calls = [self._writing(build, record) for record in records if record is not None]
-        await self._note("write alone", calls[: counts.writes_alone], 1)
-        await self._note("write of 32", calls[counts.writes_alone :], CALLERS)
+        return [self._writing(build, record) for record in records if record is not None]
 
     def _writing(self, build: Builders, record: Record) -> Call:
         self._number += 1
@@ -163,25 +186,27 @@ class Measured:
         await self._note("revoke all of a user", [revoking(user_id) for user_id in leavers], 1)
 
     async def _sweep(self, counts: Counts) -> None:
-        """Batches of a sweep, each of sessions that are all to be ended; they are made first."""
+        """Batches of a sweep, each of sessions that are all to be ended, then purged; they are made first."""
         limit = self._store.batching.sweep
         build = Builders(await self._store.clock())
-        due = [
-            build.create(build.record("expired", {"n": number}, age=20 * DAY))
-            for number in range(limit * counts.sweeps)
-        ]
-        for start in range(0, len(due), 500):
-            await self._store.apply(due[start : start + 500])
-        cutoffs = build.cutoffs(build.now + SWEEP_GRACE)
-        ended = 0
+        count = limit * counts.sweeps
+        records = [build.record(f"guest{number}", {"n": number}, age=20 * DAY) for number in range(count)]
+        for start in range(0, count, 500):
+            await self._store.apply([build.create(record) for record in records[start : start + 500]])
+        done = 0
+        # Kept for no time at all, so that they can be purged next, and none stays that would make the database larger.
+        cutoffs = structs.replace(build.cutoffs(build.now + SWEEP_GRACE), keep_ended=0)
 
         async def sweep() -> None:
-            nonlocal ended
-            ended += len((await self._store.sweep(cutoffs, limit)).ended)
+            nonlocal done
+            swept = await self._store.sweep(cutoffs, limit)
+            done += len(swept.ended) + swept.purged
 
-        await self._note("sweep", [sweep] * counts.sweeps, 1, units=len(due))
-        if ended != len(due):
-            raise RuntimeError(f"a sweep of {len(due)} expired sessions has ended {ended}")
+        for verb in ("sweep", "purge"):
+            done = 0
+            await self._note(verb, [sweep] * counts.sweeps, 1, units=count)
+            if done != count:
+                raise RuntimeError(f"a {verb} of {count} expired sessions has done {done}")
 
     def _next(self, count: int) -> list[tuple[Sid, str]]:
         """Sessions in random order, none of which comes again before all of the sample were used."""

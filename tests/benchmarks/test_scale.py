@@ -137,7 +137,7 @@ async def test_a_session_that_is_missing_stops_the_benchmark(tmp_path: Path) -> 
     measured = Measured(store, population, None)
     await store.writer.run(lambda connection: connection.execute("DELETE FROM sessiondb_sessions").close())
     with pytest.raises(RuntimeError, match="not there any more"):
-        await measured.round(FEW)
+        await scale.measure((measured, measured), FEW, 0)
     await store.close()
 
 
