@@ -27,6 +27,8 @@ _GREETING = "hello "
 _NOT_ALLOWED = "42501"
 _LOCKED = "55P03"
 
+_unwanted: set[asyncio.Future[Any]] = set()
+
 Write = Callable[[], AbstractAsyncContextManager[Any]]
 
 
@@ -51,8 +53,8 @@ class PostgreSQLFeed:
         line: _Line | None = None
         try:
             async with self._translating():
+                line = _Line(await _connect(self._settings.feed_arguments), listener)
                 async with asyncio.timeout(self._settings.connect_timeout):
-                    line = _Line(await asyncpg.connect(**self._settings.feed_arguments), self._channel, listener)
                     await self._begin(line)
                     stamp = await self._triggers.stamp(line.connection)
                 while True:
@@ -117,10 +119,27 @@ class PostgreSQLFeed:
             raise found from (error if found is not error else error.__cause__)
 
 
+async def _connect(arguments: dict[str, Any]) -> Any:
+    connecting = asyncio.get_running_loop().create_task(asyncpg.connect(**arguments))
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        # asyncpg leaves futures behind that nobody waits for if it is cut off while it connects.
+        _unwanted.add(connecting)
+        connecting.add_done_callback(_drop)
+        raise
+
+
+def _drop(connecting: asyncio.Future[Any]) -> None:
+    _unwanted.discard(connecting)
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
+
+
 class _Line:
     """A connection that listens."""
 
-    def __init__(self, connection: Any, channel: str, listener: Listener) -> None:
+    def __init__(self, connection: Any, listener: Listener) -> None:
         self.connection = connection
         self._listener = listener
         self._expected: tuple[str, asyncio.Future[None]] | None = None

@@ -51,14 +51,9 @@ BEGIN
   RETURN NULL;
 END
 """
-_THERE = (
-    "SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
-    "WHERE t.tgrelid = to_regclass(quote_ident($1)) AND t.tgname = ANY($2) AND t.tgenabled IN ('O', 'A')"
-)
-# A trigger that was dropped or disabled and came back is another one, or another version of its row.
-_STAMP = (
-    "SELECT array_agg(t.oid::text || ' ' || t.xmin::text ORDER BY t.oid) FROM pg_trigger t "
-    "WHERE t.tgrelid = to_regclass(quote_ident($1)) AND t.tgname = ANY($2) AND t.tgenabled IN ('O', 'A')"
+_OURS = (
+    "FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = to_regclass('{table}') "
+    "AND t.tgname = ANY('{{{names}}}') AND t.tgenabled IN ('O', 'A')"
 )
 
 
@@ -90,7 +85,10 @@ class Triggers:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._which = (f"{prefix}sessions", [_name(prefix, event) for event in _EVENTS])
+        ours = _OURS.format(table=f"{prefix}sessions", names=",".join(_name(prefix, event) for event in _EVENTS))
+        self._bodies = f"SELECT p.prosrc {ours}"
+        # A trigger that was dropped or disabled and came back is another one, or another version of its row.
+        self._stamp = f"SELECT array_agg(t.oid::text || ' ' || t.xmin::text ORDER BY t.oid) {ours}"
 
     async def install(self, connection: Any) -> None:
         """Have them there. One flight, if they are; else sessions cannot be written for a moment.
@@ -107,12 +105,12 @@ class Triggers:
 
     async def stamp(self, connection: Any) -> list[str] | None:
         """Equal to an earlier one if they have been there all the time in between; ``None`` if one is not."""
-        found: list[str] | None = await connection.fetchval(_STAMP, *self._which)
+        found: list[str] | None = await connection.fetchval(self._stamp)
         return found if found is not None and len(found) == len(_EVENTS) else None
 
     async def _are_there(self, connection: Any) -> bool:
         # Those of a newer version stay: it knows what is to be told.
-        found = [_version_of(row[0]) for row in await connection.fetch(_THERE, *self._which)]
+        found = [_version_of(row[0]) for row in await connection.fetch(self._bodies)]
         return len(found) == len(_EVENTS) and min(found) >= _VERSION
 
 
