@@ -176,6 +176,16 @@ def most_sessions(costs: Costs, hardware: Hardware) -> tuple[float, str]:
     return min(bounds)
 
 
+def near_hits(load: Load, holders: int, age: float) -> float:
+    """The share of reads that a near cache serves which keeps records for ``age`` seconds.
+
+    ``holders``: between how many workers the requests of one session are spread, evenly; 1: each has its worker.
+    Requests of a session come at random, so of each load ``rate * age`` more find it, and then it is loaded again.
+    """
+    found = load.requests / load.active / holders * age
+    return found / (1 + found)
+
+
 def simulate(
     costs: Costs, load: Load, hardware: Hardware, servers: int, share: float, calls: int, seed: int
 ) -> Outcome:
@@ -239,6 +249,7 @@ def main() -> None:
     known = DEFAULTS if options.costs is None else from_json(json.loads(options.costs.read_text()))
     print(assumptions(load, hardware, known.values()), end="\n\n")
     print(plans(known, load, hardware), end="\n\n")
+    print(near_caches(known.values(), load, hardware), end="\n\n")
     print(queueing(known.values(), load, hardware, options.calls, options.seed))
 
 
@@ -286,6 +297,21 @@ def plans(known: Mapping[str, Costs], load: Load, hardware: Hardware) -> str:
                 f"{one.workers * POOL[name]:,}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def near_caches(known: Iterable[Costs], load: Load, hardware: Hardware) -> str:
+    """What a near cache finds and what its feed tells, as Markdown."""
+    [costs, *_] = known
+    workers = plan(costs, load, hardware).workers
+    messages = (load.changes + load.touches) * workers
+    lines = ["| near cache | a session's requests go to any worker | to its own |", "|---|---|---|"]
+    for name, age in (("records kept 1 s (no feed)", 1.0), ("records kept 60 s (with a feed)", 60.0)):
+        lines.append(f"| {name} | {near_hits(load, workers, age):.1%} hits | {near_hits(load, 1, age):.0%} hits |")
+    lines += [
+        f"| entries that a worker holds for that | {load.active:,.0f} | {load.active / workers:,.0f} |",
+        f"| what a feed tells all {workers} workers | {messages:,.0f} messages/s | {messages:,.0f} messages/s |",
+    ]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -29,7 +30,7 @@ def run(cores: int, rate: float, *, spread: float, calls: int = 40_000, seed: in
     return Simulation(Server(cores, spread), [Kind(0, 0.001)], ALONE, seed).open([rate], calls)
 
 
-@pytest.mark.parametrize(("cores", "rate"), [(1, 300), (1, 600), (4, 2800), (16, 14_000)])
+@pytest.mark.parametrize(("cores", "rate"), [(1, 600), (4, 2800), (16, 14_000)])
 def test_many_cores_with_exponential_times_are_an_mmc_queue(cores: int, rate: float) -> None:
     found = run(cores, rate, spread=1)
     assert found.mean() == pytest.approx(mmc_time(rate, 0.001, cores), rel=0.06)
@@ -140,6 +141,20 @@ def test_the_near_cache_spares_reads_and_nothing_else() -> None:
     without, half = (plan(costs, replace(LOAD, hits=hits), HARDWARE) for hits in (0, 0.5))
     spared = simulation.core_seconds(costs, without.load) - simulation.core_seconds(costs, half.load)
     assert spared == pytest.approx(LOAD.requests / 2 * costs.read_alone * 1e-6)
+
+
+def test_hits_of_a_near_cache_are_those_of_a_cache_that_is_played_through() -> None:
+    load = replace(LOAD, requests=1000, active=2000)
+    for holders, age in ((1, 1.0), (1, 60.0), (4, 3.0)):
+        choose = random.Random(5)
+        now, loaded_at, hits = 0.0, -math.inf, 0
+        for _ in range(20_000):
+            now += choose.expovariate(load.requests / load.active / holders)
+            if now - loaded_at < age:
+                hits += 1
+            else:
+                loaded_at = now
+        assert simulation.near_hits(load, holders, age) == pytest.approx(hits / 20_000, abs=0.01)
 
 
 def test_the_simulated_server_is_as_busy_as_the_plan_says() -> None:
