@@ -106,22 +106,22 @@ class ServerProcess:
 
     def pause(self) -> None:
         """Stop answering, without closing a connection."""
-        family = _family(self.pid)
-        _signal(family, signal.SIGSTOP)
+        members = family(self.pid)
+        _signal(members, signal.SIGSTOP)
         # A thread that is at work stops a moment later, and could still answer.
         end = time.monotonic() + 5
-        while not all(_is_stopped(pid) for pid in family) and time.monotonic() < end:
+        while not all(_is_stopped(pid) for pid in members) and time.monotonic() < end:
             time.sleep(0.001)
 
     def resume(self) -> None:
         """Answer again."""
-        _signal(_family(self.pid), signal.SIGCONT)
+        _signal(family(self.pid), signal.SIGCONT)
 
     def kill(self) -> None:
         """End it and its children at once, as a crash would."""
         process, self._process = self._process, None
         if process is not None:
-            _signal(_family(process.pid), signal.SIGKILL)
+            _signal(family(process.pid), signal.SIGKILL)
             process.wait(10)
 
     def stop(self) -> None:
@@ -138,7 +138,7 @@ class ServerProcess:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """``pid`` and its descendants, which may lead groups of their own."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():

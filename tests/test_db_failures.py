@@ -382,7 +382,8 @@ async def test_whoever_gives_up_waiting_for_a_flush_loses_nothing_of_it(method: 
 
 async def test_queues_are_bounded_while_the_database_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sessiondb.background.MOST_EVENTS", 5)
-    monkeypatch.setattr("sessiondb.background.MOST_CHANGES", 5)
+    monkeypatch.setattr("sessiondb.background.MOST_ENDS", 5)
+    monkeypatch.setattr("sessiondb.touches.MOST_TOUCHES", 5)
     async with open_shop() as shop:
         browsers = [await shop.logged_in(f"user{number}") for number in range(8)]
         stolen = [await shop.logged_in(f"user{number}") for number in range(8)]
@@ -395,12 +396,12 @@ async def test_queues_are_bounded_while_the_database_stays_away(monkeypatch: pyt
             await shop.browser(stranger.encode()).do(dict)
         await shop.flush()
         background = shop.db.runtime.background
-        assert (len(background._touches), len(background._events), len(background._ends)) == (5, 5, 5)
+        assert background.waiting == (5, 5, 5)
         assert shop.db.counters["dropped_touches"] >= 3
         assert shop.db.counters["dropped_events"] == 16 - 5
         shop.faults.always.clear()
         await shop.flush()
-        assert (len(background._touches), len(background._events), len(background._ends)) == (0, 0, 0)
+        assert background.waiting == (0, 0, 0)
 
 
 async def test_closing_while_the_database_is_away_takes_no_longer_than_allowed() -> None:

@@ -300,7 +300,7 @@ async def test_touches_of_many_sessions_are_written_in_batches() -> None:
             await browser.do(dict)
         shop.store.reset()
         await shop.flush()
-        assert shop.store.traffic() == {"apply": 2}
+        assert shop.store.traffic() == {"apply": 1}
         assert len(shop.store.updates) == 40
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple
 
-from sessiondb.core.change import Change, End, Touch, Update, merge_touches, new_change_id
+from sessiondb.core.change import End, Touch
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event
 from sessiondb.core.token import Sid
 from sessiondb.outage import Outage
 from sessiondb.stores.base import Store
+from sessiondb.touches import Touches
 
 FLUSH_EVERY = 1.0
 MOST_EVENTS = 10_000
-MOST_CHANGES = 100_000
+MOST_ENDS = 100_000
 
 
 class Waiting(NamedTuple):
@@ -31,31 +32,30 @@ class Background:
     """The queue of one event loop. What cannot be written now is tried again with the next batch.
 
     When the database stays away, the queue keeps the newest touch per session, and drops and counts what is over
-    its bounds (``dropped_events``, ``dropped_touches``) instead of growing.
+    its bounds (``dropped_events``, ``dropped_touches``) instead of growing. Touches, of which there may be many, are
+    written beside the rest, spread over the time until the next round; ends and events wait for none of them.
     """
 
     def __init__(self, store: Store, counters: Counter[str]) -> None:
         self._store = store
         self._counters = counters
         self._outage = Outage(f"{store.name}, writing touches and events, which are kept and tried again")
-        self._touches: dict[Sid, Touch] = {}
+        self._touches = Touches(store, counters, self._outage)
         self._ends: dict[Sid, End] = {}
         self._events: list[Event] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._flushing: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._touching: asyncio.Task[None] | None = None
 
     def touch(self, sid: Sid, touch: Touch) -> None:
         """Queue "seen at"; one session has at most one touch waiting."""
-        merged = merge_touches(self._touches.get(sid), touch)
-        if merged is not None and (sid in self._touches or len(self._touches) < MOST_CHANGES):
-            self._touches[sid] = merged
-        else:
-            self._counters["dropped_touches"] += 1
+        self._touches.add(sid, touch)
         self._schedule()
 
     def end(self, change: End, event: Event | None = None) -> None:
         """Queue the end of a session that nobody waits for."""
-        if len(self._ends) < MOST_CHANGES:
+        self._touches.forget(change.sid)
+        if len(self._ends) < MOST_ENDS:
             self._ends[change.sid] = change
         if event is not None:
             self.event(event)
@@ -79,29 +79,36 @@ class Background:
         self._schedule()
 
     def seen(self, sid: Sid) -> int:
-        """The newest touch of ``sid`` that waits to be written, or 0."""
-        touch = self._touches.get(sid)
-        return 0 if touch is None else touch.at
+        """The newest touch of ``sid`` that waits, is under way or was written not long ago; or 0."""
+        return self._touches.seen(sid)
 
     @property
     def waiting(self) -> Waiting:
-        """How much has not been written yet; what a batch under way carries is not counted."""
+        """How much has not been written yet; what a call under way carries may not be counted."""
         return Waiting(len(self._touches), len(self._ends), len(self._events))
 
     async def give_up(self) -> Waiting:
         """Stop; what a batch under way carries counts as not written. Returns what is lost."""
         self.stop()
-        if self._flushing is not None and not self._flushing.done():
-            self._flushing.cancel()
-            await asyncio.wait([self._flushing])
+        await _cancel(self._running())
         self.stop()
         return self.waiting
 
     async def flush(self) -> None:
         """Write all that waits, now. What fails stays queued; nothing is raised."""
-        while self._flushing is not None and not self._flushing.done():
-            await asyncio.wait([self._flushing])
-        await self._flush()
+        self._touches.hurry()
+        while running := self._running():
+            await asyncio.wait(running)
+        self._start_telling()
+        self._start_touching(0.0)
+        if running := self._running():
+            try:
+                await asyncio.wait(running)
+            except asyncio.CancelledError:
+                await _cancel(running)
+                raise
+            for task in running:
+                task.result()
 
     def stop(self) -> None:
         """No more timers. Call ``flush`` first."""
@@ -109,64 +116,76 @@ class Background:
             self._timer.cancel()
             self._timer = None
 
+    def _running(self) -> list[asyncio.Task[None]]:
+        return [task for task in (self._telling, self._touching) if task is not None and not task.done()]
+
     def _schedule(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_EVERY, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.get_running_loop().create_task(self._flush())
-        else:
+        if self._telling is not None and not self._telling.done():
             self._schedule()
+        else:
+            self._start_telling()
+        if self._touching is not None and not self._touching.done():
+            self._schedule()
+        else:
+            self._start_touching(FLUSH_EVERY)
 
-    async def _flush(self) -> None:
-        touches, self._touches = self._touches, {}
+    def _start_telling(self) -> None:
+        if self._ends or self._events:
+            self._telling = _start(self._tell())
+
+    def _start_touching(self, within: float) -> None:
+        if len(self._touches):
+            self._touching = _start(self._touch(within))
+
+    async def _touch(self, within: float) -> None:
+        try:
+            await self._touches.write(within)
+        finally:
+            if len(self._touches):
+                self._schedule()
+
+    async def _tell(self) -> None:
+        """Write the ends, then the events."""
         ends, self._ends = self._ends, {}
         events, self._events = self._events, []
         try:
-            await self._write_changes(touches, ends)
+            await self._write_ends([*ends.values()])
             if events:
                 await self._write_events(events)
         except asyncio.CancelledError:
-            self._put_back(touches, ends)
+            self._put_back(ends.values())
             self._put_back_events(events)
             raise
 
-    async def _write_changes(self, touches: dict[Sid, Touch], ends: dict[Sid, End]) -> None:
-        # A session that ends needs no touch, and the sids of one batch are unique.
-        changes: list[Change] = [*ends.values()]
-        changes += [
-            Update(sid=sid, id=new_change_id(), touch=touch) for sid, touch in touches.items() if sid not in ends
-        ]
+    async def _write_ends(self, ends: Sequence[End]) -> None:
         size = self._store.batching.changes
-        for start in range(0, len(changes), size):
-            await self._write_batch(changes[start : start + size])
+        for start in range(0, len(ends), size):
+            await self._write_batch(ends[start : start + size])
 
-    async def _write_batch(self, changes: Sequence[Change]) -> None:
+    async def _write_batch(self, ends: Sequence[End]) -> None:
         try:
-            results = await self._store.apply(changes)
+            results = await self._store.apply(ends)
         except StoreError as error:
-            self._failed(changes, error)
+            self._failed(ends, error)
             return
-        failed = [change for change, result in zip(changes, results, strict=True) if isinstance(result, StoreError)]
+        failed = [end for end, result in zip(ends, results, strict=True) if isinstance(result, StoreError)]
         if failed:
             self._failed(failed, next(result for result in results if isinstance(result, StoreError)))
         elif self._outage.lasting:
             self._outage.over()
 
-    def _failed(self, changes: Sequence[Change], error: StoreError) -> None:
-        self._counters["background_write_failures"] += len(changes)
+    def _failed(self, ends: Sequence[End], error: StoreError) -> None:
+        self._counters["background_write_failures"] += len(ends)
         self._outage.failed(error)
-        self._put_back(
-            {c.sid: c.touch for c in changes if isinstance(c, Update) and c.touch is not None},
-            {c.sid: c for c in changes if isinstance(c, End)},
-        )
+        self._put_back(ends)
 
-    def _put_back(self, touches: dict[Sid, Touch], ends: dict[Sid, End]) -> None:
-        for sid, touch in touches.items():
-            self.touch(sid, touch)
-        for end in ends.values():
+    def _put_back(self, ends: Iterable[End]) -> None:
+        for end in ends:
             self.end(end)
 
     async def _write_events(self, events: list[Event]) -> None:
@@ -183,3 +202,14 @@ class Background:
     def _put_back_events(self, events: Sequence[Event]) -> None:
         for event in events:
             self.event(event)
+
+
+def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

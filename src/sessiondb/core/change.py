@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 import msgspec
 
@@ -137,6 +138,11 @@ class Gone(msgspec.Struct, frozen=True, gc=False):
 
 
 Outcome = Applied | Conflict | Gone
+
+
+def all_touch(changes: Sequence[Change]) -> TypeGuard[Sequence[Update]]:
+    """Whether ``changes`` are lone touches: such need no order, no revision, and may be done twice."""
+    return all(type(change) is Update and change.only_touches for change in changes)
 
 
 def new_change_id() -> bytes:

@@ -124,6 +124,31 @@ class Statements:
         client = "" if touch.client is None else f", client_last = {text(touch.client)}"
         return f"last_seen_at = GREATEST(last_seen_at, LEAST({touch.at:d}, {NOW})){client}"
 
+    def touch(self, changes: Iterable[Update], *, free: bool = True) -> str:
+        """Lone touches of living sessions, by sid; those that somebody else holds are passed over where ``free``."""
+        ordered = sorted(changes, key=lambda change: change.sid)
+        sids = [sid_sql(change.sid) for change in ordered]
+        times = [change.touch.at if change.touch is not None else 0 for change in ordered]
+        clients = [text(change.touch.client) if change.touch is not None else "NULL" for change in ordered]
+        names, columns = ["sid", "at"], [sids, list(map(str, times))]
+        client = ""
+        if any(one != "NULL" for one in clients):
+            names.append("client")
+            columns.append(clients)
+            client = ", s.client_last = COALESCE(v.client, s.client_last)"
+        given = joined_rows(names, zip(*columns, strict=True))
+        if free:
+            # The limit has the server look for them first: it could not lock while it updates.
+            locked = (
+                f"SELECT sid FROM {self.sessions} WHERE sid IN ({', '.join(sids)}) AND ended_at IS NULL "
+                f"ORDER BY sid LIMIT {len(sids)} FOR UPDATE SKIP LOCKED"
+            )
+            given = f"(SELECT g.* FROM ({locked}) AS l STRAIGHT_JOIN {given} AS g ON g.sid = l.sid)"
+        return (
+            f"UPDATE {given} AS v STRAIGHT_JOIN {self.sessions} AS s ON s.sid = v.sid "
+            f"SET s.last_seen_at = GREATEST(s.last_seen_at, LEAST(v.at, {NOW})){client} WHERE s.ended_at IS NULL"
+        )
+
     def end(self, change: End, guard: str = "") -> str:
         """End a living session: the twin of ``core.change`` for ``End``."""
         purge_at = change.purge_at
@@ -167,6 +192,13 @@ class Statements:
             f"{text(event.reason)}, {text(event.ip)}, {text(_encode(event.details))})"
             for event in events
         )
+
+
+def joined_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of ``rows``, whose values are SQL already."""
+    first, *others = rows
+    named = ", ".join(f"{value} AS {name}" for name, value in zip(names, first, strict=True))
+    return f"(SELECT {' UNION ALL SELECT '.join([named, *map(', '.join, others)])})"
 
 
 def _links_of(change: Change) -> tuple[bytes, ...]:

@@ -14,7 +14,7 @@ from sessiondb.core.policy import Caps
 from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, Record
 from sessiondb.core.token import Sid, format_sid
 from sessiondb.stores._mysql_connection import Connection, blob, text
-from sessiondb.stores._mysql_rows import Statements, deadline, sid_sql, to_record
+from sessiondb.stores._mysql_rows import Statements, deadline, joined_rows, sid_sql, to_record
 from sessiondb.stores._mysql_sets import CHUNK
 from sessiondb.stores._terms import FORGOTTEN_AT_ONCE, end_of, forgotten_before, is_to_be_purged, next_announcement
 from sessiondb.stores.base import SWEEP_GRACE, Cutoffs, Ended, Swept
@@ -136,9 +136,8 @@ def _claim(sql: Statements, record: Record, cutoffs: Cutoffs) -> str:
 
 def _joined(sql: Statements, rows: Sequence[Row]) -> str:
     """``rows`` as a table ``v``, and the sessions ``s`` of its sids, locked in its order."""
-    first = ", ".join(f"{value} AS {name}" for name, value in rows[0].items())
-    others = "".join(f" UNION ALL SELECT {', '.join(row.values())}" for row in rows[1:])
-    return f"(SELECT {first}{others}) AS v STRAIGHT_JOIN {sql.sessions} AS s ON s.sid = v.sid"
+    given = joined_rows([*rows[0]], [[*row.values()] for row in rows])
+    return f"{given} AS v STRAIGHT_JOIN {sql.sessions} AS s ON s.sid = v.sid"
 
 
 async def _forget(sql: Statements, connection: Connection, cutoffs: Cutoffs, users: Sequence[bytes]) -> None:

@@ -85,6 +85,13 @@ class Statements:
         self.events = f"{prefix}events"
         self.meta = f"{prefix}meta"
         self.load = f"SELECT {columns()} FROM {self.sessions} WHERE sid = ANY($1::uuid[])"
+        self.touch = _TOUCHES.format(sessions=self.sessions, clients="", names="", client="")
+        self.touch_with_clients = _TOUCHES.format(
+            sessions=self.sessions,
+            clients=", $3::text[]",
+            names=", client",
+            client=", client_last = coalesce(g.client::json, s.client_last)",
+        )
         self._apply: dict[tuple[bool, ...], str] = {}
 
     def apply(self, *, updates: bool, creates: bool, links: bool, events: bool) -> str:
@@ -198,6 +205,36 @@ given AS MATERIALIZED (
     AND position(g.id IN s.last_changes) = 0
   RETURNING s.sid, s.rev
 )"""
+
+
+# Lone touches. A row that somebody else holds is passed over, so this waits for nobody, and nobody waits for it longer
+# than it works. Told are those that were not touched, of thousands none or a few, and whether and why each has ended.
+_TOUCHES = f"""
+WITH given AS MATERIALIZED (
+  SELECT * FROM unnest($1::uuid[], $2::bigint[]{{clients}}) AS given(sid, seen_at{{names}})
+), locked AS MATERIALIZED (
+  SELECT sid FROM {{sessions}} WHERE sid = ANY ($1::uuid[]) AND ended_at IS NULL ORDER BY sid
+  FOR NO KEY UPDATE SKIP LOCKED
+), touched AS (
+  UPDATE {{sessions}} AS s SET last_seen_at = greatest(s.last_seen_at, least(g.seen_at, (SELECT {NOW}))){{client}}
+  FROM given AS g JOIN locked USING (sid) WHERE s.sid = g.sid AND s.ended_at IS NULL
+  RETURNING s.sid
+)
+SELECT sid::text,
+  (SELECT ARRAY[(s.ended_at IS NULL)::text, s.end_reason] FROM {{sessions}} AS s WHERE s.sid = given.sid)
+FROM given WHERE NOT EXISTS (SELECT FROM touched WHERE touched.sid = given.sid)"""
+
+
+def touch_columns(changes: Sequence[Update]) -> list[list[Any]]:
+    """The parameters of ``Statements.touch``, or of ``touch_with_clients`` where a client is among them: three."""
+    found: list[list[Any]] = [
+        [change.sid for change in changes],
+        [0 if change.touch is None else change.touch.at for change in changes],
+    ]
+    clients = [change.touch.client if change.touch is not None else None for change in changes]
+    if any(clients):
+        found.append([None if client is None else client.decode() for client in clients])
+    return found
 
 
 def updates_json(changes: Iterable[Change]) -> str:

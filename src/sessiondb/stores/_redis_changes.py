@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 import msgspec
 
-from sessiondb.core.change import Applied, Change, Conflict, Create, End, Gone, Update
+from sessiondb.core.change import Applied, Change, Conflict, Create, End, Gone, Update, all_touch
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.token import Sid
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sessiondb")
 
 MOST_EVENTS = 100_000
+TOUCHES = 64  # sessions of one script, which nobody else's command interrupts
 _GONE, _APPLIED = 0, 2
 
 
@@ -39,6 +41,8 @@ def must_last(change: Change) -> bool:
 
 async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
     """See ``Store.apply``."""
+    if len(changes) > 1 and not events and all_touch(changes):
+        return await _touch(store, changes)
     results: dict[Sid, ChangeResult] = {}
     called: dict[Sid, tuple[Change, Keyed]] = {}
     for change in changes:
@@ -75,6 +79,32 @@ async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[E
             results[sid] = _result(store, change, answers[sid])
     await _list_again(store, [change for change, _ in called.values()], answers, results)
     return [results[change.sid] for change in changes]
+
+
+async def _touch(store: RedisStore, changes: Sequence[Update]) -> list[ChangeResult]:
+    """Some dozens by one script; in a cluster, where a script has the keys of one slot, each by its own."""
+    size = 1 if store.is_cluster else TOUCHES
+    parts = [changes[start : start + size] for start in range(0, len(changes), size)]
+    commands = [
+        call(scripts.TOUCH, [store.keys.session(change.sid) for change in part], *rows.touch_arguments(part))
+        for part in parts
+    ]
+    results: list[ChangeResult] = []
+    for part, reply in zip(parts, await store.try_all(commands, "unknown"), strict=True):
+        if isinstance(reply, Exception):
+            results += [_as_result(store.error(reply, "unknown"))] * len(part)
+            continue
+        answers: list[ChangeResult] = [Applied(0)] * len(part)
+        for place, why in zip(reply[::2], reply[1::2], strict=True):
+            answers[place - 1] = _missed(store, why.decode())
+        results += answers
+    return results
+
+
+def _missed(store: RedisStore, why: str) -> ChangeResult:
+    if why.startswith("!"):
+        return _as_result(store.error(hiredis.ReplyError(why[1:]), "not_applied"))
+    return Gone(why or None)
 
 
 def event_commands(keys: Keys, events: Sequence[Event]) -> list[Keyed]:

@@ -108,6 +108,15 @@ def update_arguments(change: Update) -> list[bytes | str | int]:
     return arguments
 
 
+def touch_arguments(changes: Sequence[Update]) -> list[bytes | str | int]:
+    """The arguments of ``TOUCH``."""
+    arguments: list[bytes | str | int] = []
+    for change in changes:
+        touch = change.touch
+        arguments += (0, "") if touch is None else (touch.at, touch.client or "")
+    return arguments
+
+
 def has_link(flat: Sequence[bytes], link: bytes) -> bool:
     """Whether the session in the flat answer of ``HGETALL`` is found by ``link``."""
     pairs = iter(flat)

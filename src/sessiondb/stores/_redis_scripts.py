@@ -131,6 +131,29 @@ return {2, rev, check_at, redis.call('HGET', key, 'user_id') or '', listed, link
 """.replace("REMEMBERED", str(REMEMBERED))
 )
 
+# Lone touches of many sessions. ARGV: for each its time and its client (empty: as before). Answers for each that was
+# not touched its place among KEYS, then why it has ended (empty: it is not there), or '!' and why it cannot be read.
+TOUCH = _script(
+    """
+local now = redis.call('TIME')
+now = now[1] * 1000000 + now[2]
+local missed = {}
+for at, key in ipairs(KEYS) do
+  local held = redis.pcall('HMGET', key, 'rev', 'ended_at', 'end_reason', 'last_seen_at')
+  local client = ARGV[2 * at]
+  if held.err or held[2] or not held[1] then
+    missed[#missed + 1] = at
+    missed[#missed + 1] = held.err and '!' .. held.err or held[3] or ''
+  else
+    local last, seen = tonumber(held[4]) or 0, math.min(tonumber(ARGV[2 * at - 1]), now)
+    if seen > last then redis.call('HSET', key, 'last_seen_at', string.format('%.0f', seen)) end
+    if client ~= '' then redis.call('HSET', key, 'client_last', client) end
+  end
+end
+return missed
+"""
+)
+
 # ARGV: id, if_rev, ended_at, reason, purge_at, check_at; or with them a user, a link (empty: any) and the caps of the
 # policies (idle and absolute of the normal one, then the name, idle and absolute of each other): who is over already is
 # then ended as expired, at that time, and without a reason nobody else is. This is the twin of Caps.deadline. Applied
@@ -299,5 +322,5 @@ return found
 
 ALL = {
     script.sha.encode(): script
-    for script in (CREATE, UPDATE, END, PURGE, LATER, SOONER, ANNOUNCED, LIMIT, TEND, TURN, FORBID)
+    for script in (CREATE, UPDATE, TOUCH, END, PURGE, LATER, SOONER, ANNOUNCED, LIMIT, TEND, TURN, FORBID)
 }

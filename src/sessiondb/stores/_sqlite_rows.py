@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from sessiondb.core.change import Applied, Change, Create, Touch, Update, apply, remember
+from sessiondb.core.change import Applied, Change, Create, Gone, Outcome, Touch, Update, apply, remember
 from sessiondb.core.errors import SessionDataError
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.record import Record
@@ -45,6 +45,7 @@ class Rows:
         # JSON columns are text for people; read as bytes they are spared a decoding that nobody needs.
         columns = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXT_JSON else name for name in _COLUMNS)
         self.select = f"SELECT {columns} FROM {self.sessions}"
+        self._select_one = f"{self.select} WHERE sid = ?"
         # For those who do not ask for the data, which may be large.
         self.select_bare = self.select.replace("CAST(data AS BLOB)", "CAST('{}' AS BLOB)")
         self._update_all = f"UPDATE {self.sessions} SET {_assignments(_MUTABLE)} WHERE sid = ?"
@@ -83,6 +84,11 @@ class Rows:
                 found[row[0]] = to_record(row)
         return found
 
+    def load_one(self, connection: sqlite3.Connection, sid: Sid) -> Record | None:
+        """The record of ``sid``, if there is one."""
+        row = connection.execute(self._select_one, (sid,)).fetchone()
+        return None if row is None else to_record(row)
+
     def apply(
         self, connection: sqlite3.Connection, changes: Sequence[Change], events: Sequence[Event], now: int
     ) -> list[ChangeResult]:
@@ -98,23 +104,37 @@ class Rows:
         self.append(connection, events)
         return results
 
-    def _at_once(self, connection: sqlite3.Connection, changes: Sequence[Change], now: int) -> dict[Sid, Applied]:
-        """Write the ordinary changes with one statement for each kind; by sid, those that are certain to have landed.
+    def _at_once(self, connection: sqlite3.Connection, changes: Sequence[Change], now: int) -> dict[Sid, Outcome]:
+        """Write the ordinary changes with one statement for each kind; by sid, the outcomes that are certain.
 
         When fewer rows changed than there were changes, it is not known which: whoever looks at their records then
-        finds the ids of those that landed.
+        finds the ids of those that landed. Touches leave none, and what they found is looked at here.
         """
         creates = [change for change in changes if isinstance(change, Create)]
         deltas = _deltas(changes)
         touches = [(change, change.touch) for change in changes if isinstance(change, Update) and change.only_touches]
-        landed: dict[Sid, Applied] = {}
+        landed: dict[Sid, Outcome] = {}
         if creates and _insert(connection, self._insert, [to_row(change.record, _COLUMNS) for change in creates]):
             landed.update((change.sid, Applied(change.record.rev)) for change in creates)
         if deltas and _run(connection, self._deltas, [_delta_row(change, seen, now) for change, seen in deltas]):
             landed.update((change.sid, Applied(seen.rev + 1)) for change, seen in deltas)
-        if touches and _run(connection, self._touches, [(change.sid, *_seen(touch, now)) for change, touch in touches]):
-            landed.update((change.sid, Applied(0)) for change, _ in touches)
+        if touches:
+            if _run(connection, self._touches, [(change.sid, *_seen(touch, now)) for change, touch in touches]):
+                landed.update((change.sid, Applied(0)) for change, _ in touches)
+            else:
+                landed.update(self._touched(connection, [change.sid for change, _ in touches]))
         return landed
+
+    def _touched(self, connection: sqlite3.Connection, sids: Sequence[Sid]) -> dict[Sid, Outcome]:
+        """What became of touches of ``sids`` in this transaction: the living have been touched."""
+        found: dict[Sid, Outcome] = dict.fromkeys(sids, Gone(None))
+        for start in range(0, len(sids), _MOST_ROWS):
+            part = sids[start : start + _MOST_ROWS]
+            rows = connection.execute(
+                f"SELECT sid, ended_at, end_reason FROM {self.sessions} WHERE sid IN ({_marks(len(part))})", part
+            ).fetchall()
+            found.update((sid, Applied(0) if ended_at is None else Gone(reason)) for sid, ended_at, reason in rows)
+        return found
 
     def apply_alone(
         self, connection: sqlite3.Connection, changes: Sequence[Change], now: int

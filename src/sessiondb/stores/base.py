@@ -9,6 +9,8 @@ Rules:
   the ``StoreError`` or ``SessionDataError``) never fails its neighbours.
 * The sids in one ``apply`` are unique.
 * ``apply`` answers as ``sessiondb.core.change.apply`` does; nothing but ``Create`` makes a session.
+* Lone touches come many in a call (``Batching.touches``), beside other calls that may write to the same sessions. One
+  whose session is gone, or held by somebody else's transaction, neither fails the others nor has them wait for it long.
 * ``Update.seen`` and ``Update.whole`` are a hint, never a guard: a store may write ``whole`` if the session is still at
   ``seen.rev``, and merges ``put`` and ``remove`` into what is stored otherwise. A store may ignore both.
 * What has been answered is as durable as the database is configured to be, and seen by every later ``load``.
@@ -21,11 +23,12 @@ Rules:
 from __future__ import annotations
 
 import difflib
+import enum
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -177,13 +180,20 @@ class Stats:
 class Batching(msgspec.Struct, frozen=True):
     """How a store likes its batches: the most sids or changes in one call, and calls under way at once.
 
-    ``sweep``: how many sessions one sweep should look at, so that nobody waits for it long.
+    ``sweep``: how many sessions one sweep should look at, so that nobody waits for it long. ``touches``: the most
+    changes in one call where all are lone touches (``all_touch``); ``None``: as many as other changes.
     """
 
     loads: int = 128
     changes: int = 32
     in_flight: int = 4
     sweep: int = 500
+    touches: int | None = None
+
+    @property
+    def most_touches(self) -> int:
+        """How many lone touches to send in one call."""
+        return self.changes if self.touches is None else self.touches
 
 
 class PartlyLoaded(StoreUnavailable):
@@ -282,6 +292,24 @@ class Store(Protocol):
 
     async def stats(self) -> Stats:
         """Counts; estimates where exact ones are slow."""
+        ...
+
+
+class NotNow(enum.Enum):
+    """The answer of a store that would have to wait for its database."""
+
+    NOT_NOW = "not now"
+
+
+NOT_NOW: Final = NotNow.NOT_NOW
+
+
+@runtime_checkable
+class LoadsNow(Protocol):
+    """A store that can mostly load a session on the spot, for less than it costs to wait for a batch."""
+
+    def load_now(self, sid: Sid) -> Record | NotNow | None:
+        """As ``load``, at once and without blocking; never raises. ``NOT_NOW``: ask ``load``."""
         ...
 
 

@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from sessiondb.core.breaker import Circuit
-from sessiondb.core.change import Change
+from sessiondb.core.change import Change, all_touch
 from sessiondb.core.errors import (
     ConfigurationError,
     SessionDBError,
@@ -61,7 +61,8 @@ class CoalescingStore:
       every waiter gave up (was cancelled) before it was sent is never sent.
     * ``apply``: the changes of one call go out together, in one ``apply`` of the inner store with its events, next to
       those of other calls, up to ``store.batching.changes``. A write that was queued is carried out, whether its
-      caller still waits or not. If a merged update is refused, each caller's own is applied by itself.
+      caller still waits or not. If a merged update is refused, each caller's own is applied by itself. A call of
+      several lone touches goes at once and by itself, up to ``store.batching.touches``.
     * Loads and changes have ``store.batching.in_flight`` slots each, so slow writes do not hold up reads.
     * Everything fails with ``StoreUnavailable`` after ``timeout`` seconds (searching, sweeping and counting after
       five times as long): with ``outcome="unknown"`` for a write that was sent, ``"not_applied"`` for one that was
@@ -155,6 +156,9 @@ class CoalescingStore:
                 return await self._write(1, self._store.apply(changes, events)) if events else []
             if len({change.sid for change in changes}) != len(changes):
                 raise ValueError("the sids of the changes in one call must be unique")
+            if not events and all_touch(changes):
+                # They need no order: they hold no write up, and wait for none.
+                return await self._write(1, self._store.apply(changes))
         lines = self._lines or self._start()
         if self._writes.is_open and not self._writes.admits():
             raise self._writes.refusal()

@@ -20,6 +20,7 @@ from sessiondb.stores._limit import not_before_of, takes_place, too_late
 from sessiondb.stores._table import Table
 from sessiondb.stores._terms import end_of, is_in_state, is_to_be_purged, next_announcement
 from sessiondb.stores.base import (
+    NOT_NOW,
     SWEEP_GRACE,
     Admission,
     Batching,
@@ -29,6 +30,7 @@ from sessiondb.stores.base import (
     EventPage,
     EventQuery,
     Login,
+    NotNow,
     Page,
     Query,
     Stats,
@@ -53,7 +55,7 @@ class MemoryStore:
     """
 
     name = "memory"
-    batching = Batching()
+    batching = Batching(touches=256)
 
     def __init__(self, *, max_sessions: int = MAX_SESSIONS, clock: Callable[[], int] = system_clock) -> None:
         if isinstance(max_sessions, bool) or not isinstance(max_sessions, int) or max_sessions < 1:
@@ -94,6 +96,13 @@ class MemoryStore:
         with self._lock:
             get = self._table.records.get
             return [get(sid) for sid in sids]
+
+    def load_now(self, sid: Sid) -> Record | NotNow | None:
+        """See ``LoadsNow``."""
+        if not self._opened:
+            return NOT_NOW
+        with self._lock:
+            return self._table.records.get(sid)
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """See ``Store.apply``. Raises ``ValueError`` if two changes are of one session."""

@@ -24,7 +24,7 @@ from typing import Any
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 
-from sessiondb.core.change import Applied, Change, Create, End, Update, apply
+from sessiondb.core.change import Applied, Change, Create, End, Gone, Update, apply
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
@@ -61,6 +61,7 @@ log = logging.getLogger("sessiondb")
 TRIES = 3
 NO_TIME = 0  # only whether a change can land is asked, not what it makes of the record
 _REV = {"rev": True}
+_STATE = {"ended_at": True, "end_reason": True}
 _FAILURES = (PyMongoError, OSError, *rows.NOT_STORABLE)
 _Results = dict[Sid, ChangeResult]
 
@@ -75,7 +76,7 @@ class MongoDBStore:
     """
 
     name = "mongodb"
-    batching = Batching(loads=128, changes=32, in_flight=4)
+    batching = Batching(loads=128, changes=32, in_flight=4, touches=128)
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
@@ -257,7 +258,10 @@ class MongoDBStore:
         return {} if found is None else {change.sid: Applied(int(found["rev"]))}
 
     async def _touch(self, sessions: Collection, changes: Sequence[Update]) -> _Results:
-        """One command for all; it tells only how many it found, so if that is not all, each is looked at."""
+        """One command for all; it tells only how many it found, so if that is not all, it is looked who lives.
+
+        No end is undone, so who lives now has lived when it was touched.
+        """
         results: _Results = {}
         updates = []
         for change in changes:
@@ -267,10 +271,18 @@ class MongoDBStore:
                 results[change.sid] = self._refusal(error)
         sent = [change.sid for change in changes if change.sid not in results]
         try:
-            found = (await sessions.bulk_write(updates, ordered=False)).matched_count if updates else 0
+            touched = (await sessions.bulk_write(updates, ordered=False)).matched_count if updates else 0
+            if touched == len(sent):
+                return results | dict.fromkeys(sent, Applied(0))
+            where = {"_id": {"$in": [rows.sid_value(sid) for sid in sent]}}
+            there = await sessions.find(where, _STATE, batch_size=len(sent) + 1).to_list()
         except _FAILURES as error:
             return results | dict.fromkeys(sent, self._refusal(error))
-        return results | dict.fromkeys(sent if found == len(sent) else (), Applied(0))
+        found: _Results = {}
+        for one in there:
+            is_living = one.get("ended_at") is None
+            found[rows.sid_of(one)] = Applied(0) if is_living else Gone(one.get("end_reason"))
+        return results | {sid: found.get(sid, Gone(None)) for sid in sent}
 
     async def _create(self, sessions: Collection, changes: Sequence[Create]) -> _Results:
         """One command for all, which tells of each that was not inserted why."""

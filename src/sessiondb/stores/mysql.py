@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from sessiondb.core.change import Applied, Change, Create, apply
+from sessiondb.core.change import Applied, Change, Create, Update, all_touch, apply
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
@@ -22,6 +22,7 @@ from sessiondb.core.token import Sid
 from sessiondb.stores import _mysql_rows as rows
 from sessiondb.stores import _mysql_sets as sets
 from sessiondb.stores import _mysql_sweeping as sweeping
+from sessiondb.stores import _mysql_touching as touching
 from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_errors import (
     is_about_rows,
@@ -36,6 +37,7 @@ from sessiondb.stores._mysql_schema import prepare
 from sessiondb.stores._mysql_url import parse
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._pool import Pool
+from sessiondb.stores._touching import Results, settled, touch_all
 from sessiondb.stores.base import (
     Admission,
     Batching,
@@ -62,7 +64,7 @@ class MySQLStore:
     """
 
     name = "mysql"
-    batching = Batching(loads=128, changes=32, in_flight=4)
+    batching = Batching(loads=128, changes=32, in_flight=4, touches=256)
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
@@ -173,6 +175,28 @@ class MySQLStore:
         if not changes:
             await self.append(events)
             return []
+        if len(changes) > 1 and not events and all_touch(changes):
+            return await self._touch(changes)
+        return await self._apply(changes, events)
+
+    async def _touch(self, changes: Sequence[Update]) -> list[ChangeResult]:
+        """One statement that waits for no row. Only those that stay held are waited for, and nobody else with them."""
+        try:
+            return await touch_all(changes, self._touch_free, self._touch_held)
+        except _Refused as refused:
+            return await self._apart(changes, (), refused)
+
+    def _touch_free(self, changes: Sequence[Update]) -> Awaitable[Results]:
+        return self._write(lambda connection: touching.touch_free(self._sql, connection, changes))
+
+    async def _touch_held(self, changes: Sequence[Update]) -> Results:
+        try:
+            landed = await self._write(lambda connection: self._at_once(connection, changes, ()))
+        except _Refused as refused:
+            return {change.sid: refused.error for change in changes}
+        return settled(changes, {*landed}, {}, set())
+
+    async def _apply(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
         try:
             results = await self._write(lambda connection: self._at_once(connection, changes, events))
         except _Refused as refused:

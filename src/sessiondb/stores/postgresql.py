@@ -20,7 +20,7 @@ from typing import Any
 
 import asyncpg
 
-from sessiondb.core.change import Applied, Change, Create, apply
+from sessiondb.core.change import Applied, Change, Create, Update, all_touch, apply
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
@@ -36,6 +36,7 @@ from sessiondb.stores._postgresql_feed import PostgreSQLFeed
 from sessiondb.stores._postgresql_partitions import keep_partitions, month_of
 from sessiondb.stores._postgresql_schema import LOCK, prepare
 from sessiondb.stores._postgresql_url import parse
+from sessiondb.stores._touching import Results, settled, touch_all
 from sessiondb.stores.base import (
     Admission,
     Batching,
@@ -77,7 +78,7 @@ class PostgreSQLStore:
     """
 
     name = "postgresql"
-    batching = Batching(loads=128, changes=32, in_flight=4)
+    batching = Batching(loads=128, changes=32, in_flight=4, touches=256)
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
@@ -196,7 +197,37 @@ class PostgreSQLStore:
         """See ``Store.apply``; changes and events are one statement, unless one of them cannot be written."""
         if len({change.sid for change in changes}) != len(changes):
             raise ValueError("the sids of the changes in one call must be unique")
+        if len(changes) > 1 and not events and all_touch(changes):
+            return await self._touch(changes)
         return await self._apply(changes, events, TRIES)
+
+    async def _touch(self, changes: Sequence[Update]) -> list[ChangeResult]:
+        """One statement that waits for no row. Only those that stay held are waited for, and nobody else with them."""
+        try:
+            return await touch_all(changes, self._touch_free, self._touch_held)
+        except _Refused:
+            return await self._apply(changes, (), TRIES)  # one of them is at fault: that finds out which
+
+    async def _touch_free(self, changes: Sequence[Update]) -> Results:
+        parameters = rows.touch_columns(changes)
+        statement = self._sql.touch if len(parameters) == 2 else self._sql.touch_with_clients
+        async with self._connection("unknown") as connection:
+            try:
+                missed = await connection.fetch(statement, *parameters)
+            except asyncpg.PostgresError as error:
+                if is_about_rows(error):
+                    raise _Refused(refusal(error, self._settings.where)) from None
+                raise
+        found = dict(missed)
+        living = {sid for sid, state in found.items() if state is not None and state[0] == "true"}
+        reasons = {sid: state[1] for sid, state in found.items() if state is not None}
+        return settled(changes, {change.sid for change in changes} - found.keys(), reasons, living)
+
+    async def _touch_held(self, changes: Sequence[Update]) -> Results:
+        try:
+            return settled(changes, {*await self._write(changes, ())}, {}, set())
+        except _Refused as refused:
+            return {change.sid: refused.error for change in changes}
 
     async def _apply(self, changes: Sequence[Change], events: Sequence[Event], tries: int) -> list[ChangeResult]:
         if not changes and not events:

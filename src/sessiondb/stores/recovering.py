@@ -69,11 +69,14 @@ class RecoveringStore(DelegatingStore):
         for attempt in range(self._tries):
             # Jitter: whoever lost a reply in the same moment does not come back in the same moment.
             await asyncio.sleep(self._pause * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+            # Touches may be many, and are sent again whatever there is to read.
+            again = [at for at in at_stake if _only_touches(changes[at])]
+            at_stake = [at for at in at_stake if not _only_touches(changes[at])]
             try:
-                records = await self._store.load([changes[at].sid for at in at_stake])
+                records = await self._store.load([changes[at].sid for at in at_stake]) if at_stake else []
             except StoreError:
+                at_stake += again
                 continue
-            again = []
             for at, record in zip(at_stake, records, strict=True):
                 verdict = judge(changes[at], record)
                 if verdict == "again":
@@ -158,6 +161,10 @@ def _judge_confirmation(change: Update, confirm: Confirm, record: Record) -> Ver
         return "again"  # landing would have confirmed it, and only a new secret takes that back
     # Alone it is the same once or twice, but what came with it may be older than what is there now.
     return "unknown" if change.put or change.remove or change.sign_in is not None else "again"
+
+
+def _only_touches(change: Change) -> bool:
+    return isinstance(change, Update) and change.only_touches
 
 
 def _unknown(result: ChangeResult) -> bool:

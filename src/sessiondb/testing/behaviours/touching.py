@@ -5,12 +5,13 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from sessiondb.core.change import SignIn, Touch
+from sessiondb.core.errors import StoreError
 from sessiondb.core.policy import SECOND, Caps, Lifetimes
 from sessiondb.core.record import Record
-from sessiondb.stores.base import Store
+from sessiondb.stores.base import ChangeResult, Store
 from sessiondb.testing.behaviour import Behaviour
 from sessiondb.testing.builders import DAY, HOUR, MINUTE
-from sessiondb.testing.checks import equal, is_applied, require, same_record
+from sessiondb.testing.checks import equal, is_applied, is_gone, require, same_record
 from sessiondb.testing.kit import Kit, together
 
 
@@ -75,6 +76,77 @@ async def a_touch_changes_nothing_else(kit: Kit) -> None:
     same_record(await kit.find_record(store, record.sid), replace(expected, client_last=client), "touched again")
 
 
+async def many_touches_in_one_call_are_answered_one_by_one(kit: Kit) -> None:
+    """As many lone touches as the store takes in one call: the living are touched, the others said to be gone."""
+    store = await kit.store()
+    most = store.batching.most_touches
+    records = [kit.record("alice" if number % 2 else None, {"n": number}, age=HOUR) for number in range(max(most, 8))]
+    missing, ended, future, past = records[0], records[4], records[1], records[-1]
+    await kit.put_in(store, *records[1:])
+    is_applied(await kit.apply(store, kit.end(ended)), "an end")
+    times = {record.sid: kit.now - number * 1000 for number, record in enumerate(records)}
+    times |= {future.sid: kit.now + 10 * 365 * DAY, past.sid: kit.now - 2 * HOUR}
+    client = b'{"ip":"192.0.2.7"}'
+    told = {record.sid for record in records[::3]}
+    touches = [kit.touch(one, times[one.sid], client if one.sid in told else None) for one in records]
+    results: list[ChangeResult] = []
+    for start in range(0, len(touches), most):
+        results += await store.apply(touches[start : start + most])
+    for record, result in zip(records, results, strict=True):
+        if record is missing or record is ended:
+            is_gone(result, None if record is missing else "logout", "a touch of who is gone")
+        else:
+            is_applied(result, "a touch beside those of others")
+    found = await store.load([record.sid for record in records])
+    equal(found[0], None, "a session that is not there, after a touch")
+    for before, after in zip(records[1:], found[1:], strict=True):
+        if after is None or before is ended:
+            equal(after is not None and after.last_seen_at, before.last_seen_at, "an ended session after a touch")
+            continue
+        seen = max(before.last_seen_at, times[before.sid])
+        if before is future:
+            require(kit.now <= after.last_seen_at <= await store.clock(), "a touch from the future is in the future")
+            seen = after.last_seen_at
+        expected = replace(before, last_seen_at=seen, client_last=client if before.sid in told else before.client_last)
+        same_record(after, expected, "a session that was touched with many")
+
+
+async def touches_of_many_hold_nobody_up(kit: Kit) -> None:
+    """Two handles touch the same sessions, in opposite orders, while others write and end them: all is done."""
+    stores = await kit.stores(2)
+    records = [kit.record("alice", {"n": 0}, age=HOUR) for _ in range(min(64, stores[0].batching.most_touches))]
+    await kit.put_in(stores[0], *records)
+    written, ended = records[::8], records[5::16]
+
+    async def touch(at: int) -> None:
+        for ago in (3 - at, 1 - at):
+            changes = [kit.touch(record, kit.now - ago * MINUTE) for record in records[:: -1 if at else 1]]
+            for change, result in zip(changes, await stores[at].apply(changes), strict=True):
+                if any(change.sid == record.sid for record in ended):
+                    require(not isinstance(result, StoreError), f"a touch of a session that is ended: {result!r}")
+                else:
+                    is_applied(result, "a touch")
+
+    async def change(one: Record, at: int) -> None:
+        for number in range(3):
+            is_applied(
+                await kit.apply(stores[at], kit.update(one, {f"k{at}{number}": number})), "a write beside touches"
+            )
+
+    async def end(one: Record) -> None:
+        is_applied(await kit.apply(stores[0], kit.end(one)), "an end beside touches")
+
+    writes = [change(record, at) for record in written for at in (0, 1)]
+    await together([touch(0), touch(1), *writes, *map(end, ended)])
+    for record in records:
+        found = await kit.record_of(stores[0], record.sid)
+        is_ended = any(record.sid == one.sid for one in ended)
+        equal(found.ended_at is not None, is_ended, "ended")
+        if not is_ended:
+            equal(found.last_seen_at, kit.now, "last seen")
+        equal(found.rev, record.rev + (6 if record in written else 0) + is_ended, "the revision")
+
+
 async def a_sign_in_renews_the_session_in_place(kit: Kit) -> None:
     """Proving again who they are sets time, proof and lifetimes, and has the session looked at in time."""
     store = await kit.store()
@@ -136,6 +208,8 @@ BEHAVIOURS = [
     Behaviour((7,), a_touch_is_never_in_the_future),
     Behaviour((7,), a_slow_clock_takes_nothing_back),
     Behaviour((7, 8), a_touch_changes_nothing_else),
+    Behaviour((1, 7, 10), many_touches_in_one_call_are_answered_one_by_one),
+    Behaviour((1, 2, 7), touches_of_many_hold_nobody_up),
     Behaviour((7, 11), a_sign_in_renews_the_session_in_place),
     Behaviour((7,), lists_use_the_one_deadline),
     Behaviour((7,), the_clock_counts_microseconds),
