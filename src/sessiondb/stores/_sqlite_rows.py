@@ -45,7 +45,6 @@ class Rows:
         # JSON columns are text for people; read as bytes they are spared a decoding that nobody needs.
         columns = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXT_JSON else name for name in _COLUMNS)
         self.select = f"SELECT {columns} FROM {self.sessions}"
-        self._select_one = f"{self.select} WHERE sid = ?"
         # For those who do not ask for the data, which may be large.
         self.select_bare = self.select.replace("CAST(data AS BLOB)", "CAST('{}' AS BLOB)")
         self._update_all = f"UPDATE {self.sessions} SET {_assignments(_MUTABLE)} WHERE sid = ?"
@@ -83,11 +82,6 @@ class Rows:
             for row in connection.execute(f"{self.select} {where}", part).fetchall():
                 found[row[0]] = to_record(row)
         return found
-
-    def load_one(self, connection: sqlite3.Connection, sid: Sid) -> Record | None:
-        """The record of ``sid``, if there is one."""
-        row = connection.execute(self._select_one, (sid,)).fetchone()
-        return None if row is None else to_record(row)
 
     def apply(
         self, connection: sqlite3.Connection, changes: Sequence[Change], events: Sequence[Event], now: int

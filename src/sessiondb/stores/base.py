@@ -23,12 +23,11 @@ Rules:
 from __future__ import annotations
 
 import difflib
-import enum
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -292,24 +291,6 @@ class Store(Protocol):
 
     async def stats(self) -> Stats:
         """Counts; estimates where exact ones are slow."""
-        ...
-
-
-class NotNow(enum.Enum):
-    """The answer of a store that would have to wait for its database."""
-
-    NOT_NOW = "not now"
-
-
-NOT_NOW: Final = NotNow.NOT_NOW
-
-
-@runtime_checkable
-class LoadsNow(Protocol):
-    """A store that can mostly load a session on the spot, for less than it costs to wait for a batch."""
-
-    def load_now(self, sid: Sid) -> Record | NotNow | None:
-        """As ``load``, at once and without blocking; never raises. ``NOT_NOW``: ask ``load``."""
         ...
 
 

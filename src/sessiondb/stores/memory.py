@@ -20,7 +20,6 @@ from sessiondb.stores._limit import not_before_of, takes_place, too_late
 from sessiondb.stores._table import Table
 from sessiondb.stores._terms import end_of, is_in_state, is_to_be_purged, next_announcement
 from sessiondb.stores.base import (
-    NOT_NOW,
     SWEEP_GRACE,
     Admission,
     Batching,
@@ -30,7 +29,6 @@ from sessiondb.stores.base import (
     EventPage,
     EventQuery,
     Login,
-    NotNow,
     Page,
     Query,
     Stats,
@@ -96,13 +94,6 @@ class MemoryStore:
         with self._lock:
             get = self._table.records.get
             return [get(sid) for sid in sids]
-
-    def load_now(self, sid: Sid) -> Record | NotNow | None:
-        """See ``LoadsNow``."""
-        if not self._opened:
-            return NOT_NOW
-        with self._lock:
-            return self._table.records.get(sid)
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """See ``Store.apply``. Raises ``ValueError`` if two changes are of one session."""
