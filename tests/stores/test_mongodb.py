@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from ears import Ears
 from pymongo.errors import (
     AutoReconnect,
     NotPrimaryError,
@@ -297,6 +298,12 @@ async def test_a_server_that_is_no_replica_set_is_refused() -> None:
     try:
         with pytest.raises(ConfigurationError, match=r"runs alone.*--replSet"):
             await SessionDB(server.url).open()
+        store = open_store(server.url)
+        assert isinstance(store, MongoDBStore)
+        feed = store.feed()
+        assert feed is not None
+        with pytest.raises(ConfigurationError, match=r"no change streams.*--replSet"):
+            await feed.listen(Ears(), 5.0)
     finally:
         server.stop()
 

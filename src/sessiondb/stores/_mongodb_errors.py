@@ -44,6 +44,7 @@ _SETTINGS = {
     73: "does not take this name of a database or collection. Correct the URL's database or ?prefix=",
     85: "has an index of this name with other keys. Drop it, or name another ?prefix=",
     86: "has an index of this name with other keys. Drop it, or name another ?prefix=",
+    40573: "runs alone, and so has no change streams. Start it with --replSet, then rs.initiate() in mongosh",
 }
 _CURES = {
     13: "does not let this user do that. Give it the role readWrite on the URL's database",
@@ -52,7 +53,6 @@ _CURES = {
         "in mongosh"
     ),
     43: "has ended the change stream. If it goes on, look at the server's log",
-    40573: "runs alone, and so has no change streams. Start it with --replSet, then rs.initiate() in mongosh",
     50: "took too long (maxTimeMS). Look for what is slow (db.currentOp())",
     64: _NO_MAJORITY,
     100: _NO_MAJORITY,

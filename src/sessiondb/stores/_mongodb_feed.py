@@ -73,8 +73,10 @@ class MongoDBFeed:
         Returns, or raises, after ``every`` seconds at most if it is cancelled: PyMongo does not bear to be cut off.
         """
         stream = _Stream(self._settings, every)
+        sent = asyncio.get_running_loop().time()
         try:
             await stream.open()
+            listener.alive(sent)
             await _tell(stream, listener, every)
         except (PyMongoError, OSError) as error:
             raise translated(error, self._settings.where, "not_applied") from error
@@ -134,7 +136,7 @@ class _Stream:
         self._call: asyncio.Future[Any] | None = None
 
     async def open(self) -> None:
-        """Begin. What is committed from the return on is not missed."""
+        """Begin: what was committed before this was called is not told, and what is from the return on is."""
         collections: Collections = self._collections
         hello = await self._run(collections.hello())
         if is_sharded(hello):
