@@ -70,7 +70,7 @@ class Touches:
         self._until = 0.0
 
     async def write(self, within: float = 0.0) -> None:
-        """Write all that waits now, resting as long as each call took, but for the whole no longer than ``within``.
+        """Write all that waits now, resting as long as each call took where the whole ends ``within`` seconds then.
 
         Stops where the database does not answer: what is left waits for the next time. Nothing is raised.
         """
@@ -87,10 +87,13 @@ class Touches:
                 if not await self._write_part(part):
                     break
                 part = []
-                now = loop.time()
-                if self._left and (time_left := self._until - now) > 0:
+                if self._left:
+                    now = loop.time()
+                    took = now - began_at
                     calls_left = -(-self._left // size)
-                    await asyncio.sleep(min(now - began_at, time_left / calls_left))
+                    rest = min(took, (self._until - now) / calls_left - took)
+                    if rest > 0:
+                        await asyncio.sleep(rest)
         finally:
             # Also where we are cancelled, and do not know what has landed: twice is the same as once.
             self._left = 0

@@ -64,7 +64,7 @@ class MySQLStore:
     """
 
     name = "mysql"
-    batching = Batching(loads=128, changes=32, in_flight=4, touches=256)
+    batching = Batching(loads=128, changes=32, in_flight=4, touches=128)
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)

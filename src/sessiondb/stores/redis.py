@@ -58,7 +58,7 @@ class RedisStore:
     """
 
     name = "redis"
-    batching = Batching(loads=128, changes=64, in_flight=4, touches=256)
+    batching = Batching(loads=128, changes=64, in_flight=4, touches=128)
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
