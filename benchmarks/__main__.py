@@ -24,6 +24,7 @@ from benchmarks.servers import AS_DEPLOYED, Running, running
 from benchmarks.variants import COOKIE, NONE, VARIANTS, Variant
 
 KINDS = list(load.KINDS)
+STAND_IN_FOR_MONGODB = "SecantusDB, which gives itself out as"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.write(options.json)
     print(report.tables(results), "\n")
     print(report.summary(results))
+    for name, failure in results.document["failed"].items():
+        print(f"{name} is left out: {failure}", file=sys.stderr)
+    sys.exit(1 if results.document["failed"] else 0)
 
 
 def planned(kinds: Sequence[str] | None, connections: Sequence[int] | None) -> list[Cell]:
@@ -99,20 +103,23 @@ def _url(variant: Variant, database: Running | None, folder: Path, number: int) 
         return "memory://"
     if variant.database == "SQLite":
         return f"sqlite:///{folder}/{number}.db"
-    return database.url.removesuffix("/0") + f"/{number}" if variant.database == "Valkey" else database.url
+    if variant.database == "Valkey":
+        return database.url.removesuffix("/0") + f"/{number}"
+    return f"{database.url}?prefix=near_" if variant.name.endswith(" near") else database.url
 
 
 async def _about(databases: Sequence[Running]) -> list[dict[str, Any]]:
     from sessiondb.ops.doctor import examine
 
+    versions = [(await examine(one.url)).database for one in databases]
     return [
         {
             "name": one.kind.name,
-            "version": (await examine(one.url)).database,
+            "version": f"{STAND_IN_FOR_MONGODB} {said}" if one.kind.is_stand_in else said,
             "durability": one.kind.durability,
             "is_stand_in": one.kind.is_stand_in,
         }
-        for one in databases
+        for one, said in zip(databases, versions, strict=True)
     ]
 
 

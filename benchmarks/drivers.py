@@ -1,6 +1,7 @@
 """What each database's plain driver takes for one row: the yardstick of the stores.
 
-Each reads and writes a session's row by its primary key, with the pool that the driver comes with.
+Each reads and writes a session's row by its primary key: one caller on a connection that it keeps, several with the
+pool that the driver comes with.
 """
 
 from __future__ import annotations
@@ -15,14 +16,23 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import msgspec
+
+from benchmarks.variants import PROFILE
+
 
 @dataclass(frozen=True)
 class Driver:
-    """``read(sid)`` is the row, or nothing; ``write(sid, data)`` replaces its data; ``pool`` says how it is asked."""
+    """``read(sid)`` is the row, or nothing; ``write(sid, number)`` puts a number into its data; ``pool``: its pool."""
 
     read: Callable[[str], Awaitable[object]]
-    write: Callable[[str, str], Awaitable[object]]
+    write: Callable[[str, int], Awaitable[object]]
     pool: str
+
+
+def _data(number: int) -> str:
+    """What a session holds, as SQL databases keep it: whole."""
+    return msgspec.json.encode({**PROFILE, "seen": number}).decode()
 
 
 Opener = Callable[[str, int], AbstractAsyncContextManager[Driver]]
@@ -42,14 +52,18 @@ async def sqlite(url: str, callers: int) -> AsyncIterator[Driver]:
         def read_now(sid: str) -> object:
             return connection.execute("SELECT * FROM sessiondb_sessions WHERE sid = ?", (sid,)).fetchone()
 
-        def write_now(sid: str, data: str) -> object:
-            return connection.execute("UPDATE sessiondb_sessions SET data = ? WHERE sid = ?", (data, sid)).rowcount
+        def write_now(sid: str, number: int) -> object:
+            return connection.execute(
+                "UPDATE sessiondb_sessions SET data = ? WHERE sid = ?", (_data(number), sid)
+            ).rowcount
 
         async def read(sid: str) -> object:
             return read_now(sid) if callers == 1 else await loop.run_in_executor(thread, read_now, sid)
 
-        async def write(sid: str, data: str) -> object:
-            return write_now(sid, data) if callers == 1 else await loop.run_in_executor(thread, write_now, sid, data)
+        async def write(sid: str, number: int) -> object:
+            return (
+                write_now(sid, number) if callers == 1 else await loop.run_in_executor(thread, write_now, sid, number)
+            )
 
         yield Driver(read, write, "sqlite3, one connection")
     connection.close()
@@ -60,16 +74,21 @@ async def postgresql(url: str, callers: int) -> AsyncIterator[Driver]:
     """asyncpg."""
     import asyncpg
 
-    async with asyncpg.create_pool(url) as pool:
+    async def no_reset(connection: object) -> None:
+        pass  # by default each call is followed by another flight, which puts the connection in order
 
-        async def read(sid: str) -> object:
-            return await pool.fetchrow("SELECT * FROM sessiondb_sessions WHERE sid = $1", sid)
+    source = asyncpg.connect(url) if callers == 1 else asyncpg.create_pool(url, reset=no_reset)
+    asked: Any = await source
 
-        async def write(sid: str, data: str) -> object:
-            done = await pool.execute("UPDATE sessiondb_sessions SET data = $2::jsonb WHERE sid = $1", sid, data)
-            return done == "UPDATE 1"
+    async def read(sid: str) -> object:
+        return await asked.fetchrow("SELECT * FROM sessiondb_sessions WHERE sid = $1", sid)
 
-        yield Driver(read, write, "asyncpg, its pool of 10")
+    async def write(sid: str, number: int) -> object:
+        done = await asked.execute("UPDATE sessiondb_sessions SET data = $2::jsonb WHERE sid = $1", sid, _data(number))
+        return done == "UPDATE 1"
+
+    yield Driver(read, write, "asyncpg, its pool of 10, without resets")
+    await asked.close()
 
 
 @asynccontextmanager
@@ -77,17 +96,18 @@ async def mysql(url: str, callers: int) -> AsyncIterator[Driver]:
     """asyncmy."""
     import asyncmy
 
-    pool = await asyncmy.create_pool(**mysql_arguments(url), autocommit=True)
+    size = 1 if callers == 1 else 10
+    pool = await asyncmy.create_pool(**mysql_arguments(url), autocommit=True, minsize=size, maxsize=size)
 
     async def read(sid: str) -> object:
         async with pool.acquire() as connection, connection.cursor() as cursor:
             await cursor.execute("SELECT * FROM sessiondb_sessions WHERE sid = %s", (UUID(sid).bytes,))
             return await cursor.fetchone()
 
-    async def write(sid: str, data: str) -> object:
+    async def write(sid: str, number: int) -> object:
         async with pool.acquire() as connection, connection.cursor() as cursor:
             return await cursor.execute(
-                "UPDATE sessiondb_sessions SET data = %s WHERE sid = %s", (data, UUID(sid).bytes)
+                "UPDATE sessiondb_sessions SET data = %s WHERE sid = %s", (_data(number), UUID(sid).bytes)
             )
 
     yield Driver(read, write, "asyncmy, its pool of 10")
@@ -116,16 +136,18 @@ async def redis(url: str, callers: int) -> AsyncIterator[Driver]:
         first = url.removeprefix("redis+cluster://").partition(",")[0]
         client: Any = redis.asyncio.RedisCluster.from_url(f"redis://{first}")
     else:
-        client = redis.asyncio.Redis.from_url(url)
+        # The default pool raises for the hundred-and-first.
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, max_connections=100)
+        client = redis.asyncio.Redis(connection_pool=pool, single_connection_client=callers == 1)
 
     async def read(sid: str) -> object:
         return await client.hgetall(f"sessiondb:session:{sid}")
 
-    async def write(sid: str, data: str) -> object:
-        await client.hset(f"sessiondb:session:{sid}", "d:seen", data)
+    async def write(sid: str, number: int) -> object:
+        await client.hset(f"sessiondb:session:{sid}", "d:seen", number)
         return True
 
-    yield Driver(read, write, "redis-py, a connection for each call under way")
+    yield Driver(read, write, "redis-py, its pool of 100")
     await client.aclose()
 
 
@@ -141,8 +163,8 @@ async def mongodb(url: str, callers: int) -> AsyncIterator[Driver]:
     async def read(sid: str) -> object:
         return await sessions.find_one({"_id": Binary.from_uuid(UUID(sid))})
 
-    async def write(sid: str, data: str) -> object:
-        done = await sessions.update_one({"_id": Binary.from_uuid(UUID(sid))}, {"$set": {"data.raw": data}})
+    async def write(sid: str, number: int) -> object:
+        done = await sessions.update_one({"_id": Binary.from_uuid(UUID(sid))}, {"$set": {"data.seen": number}})
         return bool(done.matched_count)
 
     yield Driver(read, write, "PyMongo, its pool of 100")

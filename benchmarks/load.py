@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import cast
 
-LONGEST = 15.0
-"""Seconds after which a burst sends nothing more."""
+LONGEST = 10.0
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,10 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def run(port: int, kind: Kind, cookies: list[bytes], requests: int, connections: int) -> Outcome:
-    """Up to ``requests`` requests over ``connections`` connections, for no longer than ``LONGEST``.
+async def run(
+    port: int, kind: Kind, cookies: list[bytes], requests: int, connections: int, longest: float = LONGEST
+) -> Outcome:
+    """Up to ``requests`` requests over ``connections`` connections, for no longer than ``longest`` seconds.
 
     ``cookies`` is kept up to date in place. Reads and writes take them in turn, each connection its own, so that no
     session has two requests at once. Logins need an empty cookie each, and logouts end each session once: for these
@@ -128,7 +129,7 @@ async def run(port: int, kind: Kind, cookies: list[bytes], requests: int, connec
     loop = asyncio.get_running_loop()
     left = iter(range(requests))
     once = kind in (LOGIN, LOGOUT)
-    end = time.perf_counter() + LONGEST
+    end = time.perf_counter() + longest
 
     def shares(number: int) -> Callable[[], int | None]:
         mine: Iterator[int] = left if once else cycle(range(number % len(cookies), len(cookies), connections))

@@ -7,7 +7,7 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks import cpu, load
@@ -17,6 +17,9 @@ from benchmarks.variants import NONE, Variant
 
 USED = 1000
 """How many of a variant's sessions the requests are spread over."""
+
+FILLING = 60.0
+"""Seconds that making a variant's sessions may take; a slow one begins with fewer."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class App:
         self.variant = variant
         self.database = database
         self.bytes_a_session: float | None = None
+        self.failure: str | None = None
         self.figures: dict[Cell, Figures] = {}
         self._url = url
         self._left: list[bytes] = []
@@ -74,12 +78,17 @@ class App:
         """Wait until it answers, see that it keeps sessions, and fill it with ``sessions`` of them."""
         await self._check()
         before = await self._size()
-        made = [b""] * sessions
-        await load.run(self.port, LOGIN, made, sessions, 32)
+        made = await self._logged_in(sessions, FILLING)
         after = await self._size()
         if before is not None and after is not None:
-            self.bytes_a_session = (after - before) / sessions
-        self.cookies = random.Random(7).sample(made, min(USED, sessions))
+            self.bytes_a_session = (after - before) / len(made)
+        self.cookies = random.Random(7).sample(made, min(USED, len(made)))
+
+    async def _logged_in(self, sessions: int, longest: float) -> list[bytes]:
+        """The cookies of ``sessions`` new sessions, or of as many as there was time for."""
+        cookies = [b""] * sessions
+        await load.run(self.port, LOGIN, cookies, sessions, 32, longest)
+        return cookies if self.variant.name == NONE else [cookie for cookie in cookies if cookie]
 
     async def _check(self) -> None:
         """That a login, a write, a read and a logout do what they are measured for. Raises ``RuntimeError``."""
@@ -104,9 +113,7 @@ class App:
         if kind is LOGIN:
             cookies = [b""] * requests
         elif kind is LOGOUT:
-            cookies = self._left or [b""] * requests
-            if not self._left:
-                await load.run(self.port, LOGIN, cookies, requests, 32)
+            cookies = self._left or await self._logged_in(requests, load.LONGEST)
         before, server_before = cpu.of_process(self.process.pid), self._server_cpu()
         outcome = await load.run(self.port, kind, cookies, requests, cell.connections)
         used, server_after = cpu.of_process(self.process.pid) - before, self._server_cpu()
@@ -145,17 +152,26 @@ class Scale:
 
 
 async def measure(apps: Sequence[App], cells: Sequence[Cell], scale: Scale) -> None:
-    """Fill in the figures of ``apps``."""
+    """Fill in the figures of ``apps``. One that answers wrongly is left out from then on."""
     for app in apps:
+        await _unless_it_fails(app, app.start(scale.sessions))
         print(f"{app.variant.name}: started", file=sys.stderr, flush=True)
-        await app.start(scale.sessions)
     for turn in range(scale.rounds + 1):
         # The first round warms caches up. Every other one runs backwards, so that nobody always follows the same one.
         for app in apps if turn % 2 else reversed(apps):
             for cell in cells:
-                await app.measure(cell, scale.burst(cell), warm_up=turn == 0)
+                if app.failure is None:
+                    await _unless_it_fails(app, app.measure(cell, scale.burst(cell), warm_up=turn == 0))
         if turn:
             print(f"round {turn} of {scale.rounds} done", file=sys.stderr, flush=True)
+
+
+async def _unless_it_fails(app: App, work: Awaitable[None]) -> None:
+    try:
+        await work
+    except (RuntimeError, OSError) as error:
+        app.failure = str(error)
+        print(f"{app.variant.name} is left out: {error}", file=sys.stderr, flush=True)
 
 
 def run(apps: Sequence[App], cells: Sequence[Cell], scale: Scale) -> None:

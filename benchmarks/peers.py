@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from fastapi import FastAPI, Request
 
 TWO_WEEKS = 14 * 86400
+CONNECTIONS = 1000
+"""To Redis, at most: the default of redis-py fails the hundred-and-first request at once."""
 SECRET = "not-a-secret-but-long-enough-for-hmac"
 
 
@@ -42,7 +44,7 @@ def starsessions(app: FastAPI, url: str) -> Verbs:
         import redis.asyncio
         from starsessions.stores.redis import RedisStore
 
-        store: Any = RedisStore(connection=redis.asyncio.Redis.from_url(url))
+        store: Any = RedisStore(connection=redis.asyncio.Redis.from_url(url, max_connections=CONNECTIONS))
     else:
         store = InMemoryStore()
     # Added last, so outermost: the autoload middleware needs the session middleware around it.
@@ -62,6 +64,7 @@ def fastapi_redis_sdk(app: FastAPI, url: str) -> Verbs:
 
     settings = get_settings()
     settings.url = url
+    settings.max_connections = CONNECTIONS
     settings.session_cookie_https_only = False
     FastAPIRedis(app).lifespan().sessions()
     return Verbs(_note_user, _clear)
@@ -74,7 +77,7 @@ def fastapi_alcazaba(app: FastAPI, url: str) -> Verbs:
     from fastapi_alcazaba.cache import Cache
     from fastapi_alcazaba.sessions import ServerSessionMiddleware, clear_session, rotate_session
 
-    cache = Cache(RedisBackend(redis.asyncio.Redis.from_url(url)), signing_key=SECRET)
+    cache = Cache(RedisBackend(redis.asyncio.Redis.from_url(url, max_connections=CONNECTIONS)), signing_key=SECRET)
     app.add_middleware(ServerSessionMiddleware, cache=cache, secure=False, max_age=TWO_WEEKS)
 
     def login(request: Request, user: str) -> None:
@@ -90,7 +93,10 @@ def starlette_sessions(app: FastAPI, url: str) -> Verbs:
     from starlette_sessions.middleware import SessionMiddleware
     from starlette_sessions.redis.backend import RedisSessionBackend
 
-    app.add_middleware(SessionMiddleware, backend=RedisSessionBackend(redis.Redis.from_url(url), TWO_WEEKS))
+    app.add_middleware(
+        SessionMiddleware,
+        backend=RedisSessionBackend(redis.Redis.from_url(url, max_connections=CONNECTIONS), TWO_WEEKS),
+    )
 
     def logout(request: Request) -> None:
         request.session.get("user_id")  # clearing does nothing to what has not been loaded

@@ -26,11 +26,17 @@ class Results:
 
     @classmethod
     def of(cls, apps: Sequence[App], scale: Scale, about: dict[str, Any]) -> Results:
-        """Of what has been measured; ``about`` is the rest of the document: machine, versions, databases."""
+        """Of what has been measured; ``about`` is the rest of the document: machine, versions, databases.
+
+        What has failed has no figures, which would be of fewer rounds than its neighbours'.
+        """
+        failed = {app.variant.name: app.failure for app in apps if app.failure is not None}
+        apps = [app for app in apps if app.failure is None]
         return cls(
             {
                 **about,
                 "scale": vars(scale),
+                "failed": failed,
                 "variants": [
                     {
                         "name": app.variant.name,

@@ -58,6 +58,17 @@ def _sessiondb(app: FastAPI, url: str, **settings: Any) -> Verbs:
     return Verbs(lambda request, user: request.session.login(user), lambda request: request.session.logout())
 
 
+def _near(app: FastAPI, url: str) -> Verbs:
+    from sessiondb import NearCache
+
+    return _sessiondb(app, url, near_cache=NearCache())
+
+
+def _patient(app: FastAPI, url: str) -> Verbs:
+    # The stand-in of MongoDB takes seconds where requests come in company.
+    return _sessiondb(app, url, timeout=60)
+
+
 NONE = "none"
 COOKIE = "cookie"
 
@@ -73,10 +84,13 @@ VARIANTS: dict[str, Variant] = {
         Variant("starlette-sessions redis", peers.starlette_sessions, "Valkey", "starlette-sessions"),
         Variant("sessiondb memory", _sessiondb, package="sessiondb"),
         Variant("sessiondb sqlite", _sessiondb, "SQLite", "sessiondb"),
+        Variant("sessiondb sqlite near", _near, "SQLite", "sessiondb"),
         Variant("sessiondb redis", _sessiondb, "Valkey", "sessiondb"),
+        Variant("sessiondb redis near", _near, "Valkey", "sessiondb"),
         Variant("sessiondb postgresql", _sessiondb, "PostgreSQL", "sessiondb"),
+        Variant("sessiondb postgresql near", _near, "PostgreSQL", "sessiondb"),
         Variant("sessiondb mysql", _sessiondb, "MariaDB", "sessiondb"),
-        Variant("sessiondb mongodb", _sessiondb, "MongoDB", "sessiondb"),
+        Variant("sessiondb mongodb", _patient, "MongoDB", "sessiondb"),
     )
 }
 
