@@ -120,22 +120,27 @@ class Connection(asyncio.Protocol):
 async def run(
     port: int, kind: Kind, cookies: list[bytes], requests: int, connections: int, longest: float = LONGEST
 ) -> Outcome:
-    """Up to ``requests`` requests over ``connections`` connections, for no longer than ``longest`` seconds.
+    """Up to ``requests`` requests over ``connections`` connections; after ``longest`` seconds, no more are sent.
 
     ``cookies`` is kept up to date in place. Reads and writes take them in turn, each connection its own, so that no
-    session has two requests at once. Logins need an empty cookie each, and logouts end each session once: for these
-    ``requests`` is at most the number of cookies. Raises ``RuntimeError`` for an answer that is not right.
+    session has two requests at once. Logins need an empty cookie each, and logouts end each session once, so there are
+    no more of these than cookies. Raises ``RuntimeError`` for an answer that is not right.
     """
     loop = asyncio.get_running_loop()
-    left = iter(range(requests))
     once = kind in (LOGIN, LOGOUT)
+    left = iter(range(min(requests, len(cookies)) if once else requests))
     end = time.perf_counter() + longest
 
     def shares(number: int) -> Callable[[], int | None]:
         mine: Iterator[int] = left if once else cycle(range(number % len(cookies), len(cookies), connections))
 
+        first = True
+
         def take() -> int | None:
-            if time.perf_counter() > end or (not once and next(left, None) is None):
+            nonlocal first
+            is_late = time.perf_counter() > end and not first
+            first = False
+            if is_late or (not once and next(left, None) is None):
                 return None
             return next(mine, None)
 

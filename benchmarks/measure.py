@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks import cpu, load
 from benchmarks.load import LOGIN, LOGOUT, READ, WRITE
@@ -52,6 +52,21 @@ class Figures:
         self.generator.append(outcome.own_cpu)
 
 
+async def check(port: int, variant: Variant) -> None:
+    """See that a login, a write, a read and a logout do what they are measured for. Raises ``RuntimeError``."""
+    if variant.name == NONE:
+        return
+    cookie = await load.one(port, LOGIN, b"")
+    if not cookie:
+        raise RuntimeError("the login set no cookie")
+    cookie = await load.one(port, WRITE, cookie)
+    cookie = await load.one(port, READ, cookie)
+    await load.one(port, replace(WRITE, answer=b'{"seen":3}'), cookie)
+    await load.one(port, LOGOUT, cookie)
+    if variant.is_revocable:
+        await load.one(port, replace(READ, answer=b'"items":0}'), cookie)
+
+
 class App:
     """One variant in a process of its own, on a port of its own."""
 
@@ -76,7 +91,7 @@ class App:
 
     async def start(self, sessions: int) -> None:
         """Wait until it answers, see that it keeps sessions, and fill it with ``sessions`` of them."""
-        await self._check()
+        await check(self.port, self.variant)
         before = await self._size()
         made = await self._logged_in(sessions, FILLING)
         after = await self._size()
@@ -88,21 +103,10 @@ class App:
         """The cookies of ``sessions`` new sessions, or of as many as there was time for."""
         cookies = [b""] * sessions
         await load.run(self.port, LOGIN, cookies, sessions, 32, longest)
-        return cookies if self.variant.name == NONE else [cookie for cookie in cookies if cookie]
-
-    async def _check(self) -> None:
-        """That a login, a write, a read and a logout do what they are measured for. Raises ``RuntimeError``."""
-        if self.variant.name == NONE:
-            return
-        cookie = await load.one(self.port, LOGIN, b"")
-        if not cookie:
-            raise RuntimeError(f"{self.variant.name}: the login set no cookie")
-        cookie = await load.one(self.port, WRITE, cookie)
-        cookie = await load.one(self.port, READ, cookie)
-        await load.one(self.port, load.Kind("write", b"POST", b"/write", b'{"seen":3}'), cookie)
-        await load.one(self.port, LOGOUT, cookie)
-        if self.variant.is_revocable:
-            await load.one(self.port, load.Kind("read", b"GET", b"/read", b'"items":0}'), cookie)
+        made = cookies if self.variant.name == NONE else [cookie for cookie in cookies if cookie]
+        if not made:
+            raise RuntimeError("no login set a cookie")
+        return made
 
     async def _size(self) -> int | None:
         return None if self.database is None else await self.database.kind.size(self._url)

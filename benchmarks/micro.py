@@ -242,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = machine.describe()
     if options.json:
         rows = [{**vars(pair), "driver": vars(pair.driver), "store": vars(pair.store)} for pair in pairs]
-        options.json.write_text(json.dumps({"machine": about, "pairs": rows}, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps({"machine": about, "pairs": rows}, indent=1, ensure_ascii=False)
+        options.json.write_text(f"{text}\n", encoding="utf-8")
     print(table(pairs), "\n")
     print(
         f"{options.rounds} interleaved rounds, {options.sessions:,} sessions, one process, one event loop, asyncio; "

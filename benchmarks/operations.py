@@ -7,15 +7,13 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import count
 
 from benchmarks.drivers import Driver
 from benchmarks.servers import Kind
-from benchmarks.variants import PROFILE
 from sessiondb import SessionDB
-from sessiondb.db import Issued
+from sessiondb.ops.bench import PER_USER, Work
 
-PER_USER = 5
 VERBS = ("driver", "read", "write", "login", "list", "revoke all")
 
 Call = Callable[[], Awaitable[object]]
@@ -40,51 +38,30 @@ class Subject:
         self.bytes_a_session: float | None = None
         self._db = db
         self._read_raw = driver.read
-        self._issued: list[Issued] = []
-        self._numbers = cycle(range(1 << 30))
+        self._work = Work(db)
+        self._numbers = count()
 
     async def fill(self, sessions: int) -> None:
         """Make ``sessions`` sessions of about 300 bytes, five a user, and measure what they take."""
         before = await self.kind.size(self.url)
-        for start in range(0, sessions, 64):
-            names = range(start, min(start + 64, sessions))
-            self._issued += await asyncio.gather(*(self._login(f"user{number // PER_USER}") for number in names))
+        await self._work.fill(sessions)
         after = await self.kind.size(self.url)
         if before is not None and after is not None:
             self.bytes_a_session = (after - before) / sessions
 
-    async def _login(self, user: str) -> Issued:
-        return await self._db.create(user, PROFILE, ip="192.0.2.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
-
-    def _next(self) -> Issued:
-        return self._issued[next(self._numbers) * 7919 % len(self._issued)]
-
-    async def _read(self) -> None:
-        async with self._db.session(self._next().token) as session:
-            if session.get("name") is None:
-                raise RuntimeError("a session is not there any more")
-
-    async def _write(self) -> None:
-        async with self._db.session(self._next().token) as session:
-            session["seen"] = next(self._numbers)
-
     async def _driver(self) -> None:
-        if not await self._read_raw(self._next().session.sid):
+        if not await self._read_raw(self._work.next().session.sid):
             raise RuntimeError("the driver alone does not find the session")
-
-    async def _list(self) -> None:
-        if len(await self._db.sessions_of(str(self._next().session.user_id))) < PER_USER:
-            raise RuntimeError("a session is missing in the list")
 
     async def measure(self, alone: int, together: int, callers: int) -> None:
         """One round: every verb ``alone`` times by one caller, then ``together`` times by ``callers``."""
         # A driver's connection serves one caller, so alone it is the yardstick of what one call must wait.
         self._note("driver", await _alone(self._driver, alone), None)
         verbs: dict[str, Call] = {
-            "read": self._read,
-            "write": self._write,
-            "login": lambda: self._login(f"guest{next(self._numbers)}"),
-            "list": self._list,
+            "read": self._work.load,
+            "write": self._work.write,
+            "login": self._work.login,
+            "list": self._work.list_sessions,
         }
         for verb, call in verbs.items():
             self._note(verb, await _alone(call, alone), await _together([call] * together, callers))
@@ -94,7 +71,7 @@ class Subject:
         users = [f"leaver{next(self._numbers)}" for _ in range(alone + together)]
         for start in range(0, len(users), 16):
             part = [user for user in users[start : start + 16] for _ in range(PER_USER)]
-            await asyncio.gather(*map(self._login, part))
+            await asyncio.gather(*map(self._work.make, part))
         left = iter(users)
 
         async def revoke() -> None:

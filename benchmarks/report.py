@@ -98,7 +98,7 @@ def page(results: Results) -> str:
         }
     )
     return (
-        PAGE.read_text()
+        PAGE.read_text(encoding="utf-8")
         .replace("{summary}", summary(results).replace("\n", " "))
         .replace("{peers}", ", ".join(peers))
         .replace("{tables}", tables(results))
@@ -112,8 +112,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=DOCS, help="the folder of benchmarks.md and benchmarks.svg")
     options = parser.parse_args()
     results = Results.read(options.file)
-    (options.to / "benchmarks.md").write_text(page(results))
-    (options.to / "benchmarks.svg").write_text(chart(results, CHART_CELLS))
+    (options.to / "benchmarks.md").write_text(page(results), encoding="utf-8")
+    (options.to / "benchmarks.svg").write_text(chart(results, CHART_CELLS), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,12 +57,12 @@ class Results:
     @classmethod
     def read(cls, path: Path) -> Results:
         """Of a file that ``write`` has written."""
-        return cls(json.loads(path.read_text()))
+        return cls(json.loads(path.read_text(encoding="utf-8")))
 
     def write(self, path: Path) -> None:
         """Keep it."""
         shortened = json.loads(json.dumps(self.document), parse_float=lambda text: float(f"{float(text):.4g}"))
-        path.write_text(json.dumps(shortened, indent=1, ensure_ascii=False) + "\n")
+        path.write_text(json.dumps(shortened, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property
     def names(self) -> list[str]:
