@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from sessiondb.core.change import Confirm, Gone, Update, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError
@@ -14,7 +15,8 @@ from sessiondb.parked import end_own, goes_on
 from sessiondb.session import Session, new_session
 from sessiondb.state import State
 
-_SERVED = (Verdict.SERVE, Verdict.SERVE_AND_CONFIRM, Verdict.SERVE_AND_RESEND)
+_SERVE = Verdict.SERVE  # a member of an enumeration is looked up slowly
+_SERVED = (_SERVE, Verdict.SERVE_AND_CONFIRM, Verdict.SERVE_AND_RESEND)
 
 
 def open_near(state: State, token: Token) -> Session | None:
@@ -28,12 +30,7 @@ def open_near(state: State, token: Token) -> Session | None:
     record = None if near is None else near.cached(token.sid)
     if record is None:
         return None
-    now = state.began_at
-    if (
-        runtime.caps.deadline(record) <= now
-        or verify(record, token, now) is not Verdict.SERVE
-        or is_impersonated(record.auth)
-    ):
+    if not _is_served(record, state, token) or is_impersonated(record.auth):
         runtime.counters["near_doubted"] += 1
         return None
     state.adopt(record, token)
@@ -54,7 +51,7 @@ async def open_session(state: State, tokens: Sequence[Token]) -> Session:
         token = tokens[0]
         runtime = state.runtime
         record = runtime.loaded(await runtime.load_soon(token.sid))
-        verdict = _judge(state, record, token)
+        verdict = _SERVE if _is_served(record, state, token) else _judge(state, record, token)
         if record is None or verdict is None:
             if record is not None and is_impersonated(record.auth):
                 await end_own(state, record, state.ended_reason)
@@ -75,7 +72,7 @@ async def open_session(state: State, tokens: Sequence[Token]) -> Session:
     except SessionDataError as error:
         return _quarantine(state, record, error)
     try:
-        living = verdict is Verdict.SERVE or await _settle_rotation(state, record, token, verdict)
+        living = verdict is _SERVE or await _settle_rotation(state, record, token, verdict)
         if living and is_impersonated(record.auth):
             living = await goes_on(state, record)
             if not living:
@@ -87,6 +84,16 @@ async def open_session(state: State, tokens: Sequence[Token]) -> Session:
         state.forget()
         return new_session(state)
     return session
+
+
+def _is_served(record: Record | None, state: State, token: Token) -> TypeGuard[Record]:
+    """Whether ``token`` is simply good for ``record``, as nearly always; ``_judge`` says what else there is to it."""
+    return (
+        record is not None
+        and record.ended_at is None
+        and state.runtime.caps.deadline(record) > state.began_at
+        and verify(record, token, state.began_at) is _SERVE
+    )
 
 
 def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:

@@ -187,18 +187,6 @@ class State:
             for view in self.views:
                 view.forget()
 
-    def is_settled(self, session: dict[str, Any]) -> bool:
-        """Whether the store has all that ``session`` has; asked several times a request, so quick to say yes."""
-        if self.staged is not None or self.views is not None:
-            return False
-        if not self.handed_out:
-            return not self.written
-        encoded = codec.encode_unchecked(session)
-        if encoded == self.base:
-            return True
-        self.encoded = encoded
-        return False
-
     def delta(self, session: dict[str, Any]) -> Delta | None:
         """What ``session`` has that the store has not, nested changes included; ``None`` if nothing.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
 from sessiondb.core.change import Create, End, Update
-from sessiondb.core.codec import join
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import Record
@@ -15,43 +15,57 @@ from sessiondb.core.token import Sid
 from sessiondb.stores.base import Login, Query
 
 _COLUMNS = Record.__struct_fields__
-_TEXTS = frozenset({"sid", "user_id", "lifetime", "end_reason"})
-_BYTES = frozenset(
-    {
-        "series_hash",
-        "secret_hash",
-        "last_changes",
-        "previous_hash",
-        "salt",
-        "client_first",
-        "client_last",
-        "auth",
-        "risk",
-    }
-)
 _KEY = b"d:"
-_FIELDS = {name.encode(): name for name in _COLUMNS if name != "data"}
+_COLON = ord(":")
+_EMPTY = b"{}"
 _encode = msgspec.json.Encoder().encode
 _decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
 
 
 def to_record(flat: Sequence[bytes]) -> Record | None:
     """The record in the flat answer of ``HGETALL``; ``None`` if there is none, or only part of one."""
-    values: dict[str, object] = {}
-    data: dict[str, bytes] = {}
-    pairs = iter(flat)
-    for field, value in zip(pairs, pairs, strict=True):
-        name = _FIELDS.get(field)
-        if name is None:
-            if field[:2] == _KEY:
-                data[field[2:].decode()] = value
-        elif name in _TEXTS:
-            values[name] = value.decode()
-        else:
-            values[name] = value if name in _BYTES else int(value)
-    if "rev" not in values:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    if b"rev" not in fields:
         return None
-    return Record(**values, data=join(data))  # type: ignore[arg-type]
+    get = fields.get
+    try:
+        data = [_named(field) + value for field, value in fields.items() if field[1] == _COLON and field[:2] == _KEY]
+        # Spelt out, in the order of the record: a loop takes half as long again, in the busiest call of a request.
+        return Record(
+            Sid(fields[b"sid"].decode()),
+            fields[b"series_hash"],
+            fields[b"secret_hash"],
+            int(fields[b"created_at"]),
+            int(fields[b"last_seen_at"]),
+            int(fields[b"idle"]),
+            int(fields[b"absolute"]),
+            int(fields[b"check_at"]),
+            None if (user_id := get(b"user_id")) is None else user_id.decode(),
+            int(fields[b"rev"]),
+            get(b"last_changes", b""),
+            get(b"previous_hash"),
+            get(b"salt"),
+            None if (rotated_at := get(b"rotated_at")) is None else int(rotated_at),
+            None if (confirmed_at := get(b"confirmed_at")) is None else int(confirmed_at),
+            get(b"lifetime", b"normal").decode(),
+            None if (authenticated_at := get(b"authenticated_at")) is None else int(authenticated_at),
+            None if (ended_at := get(b"ended_at")) is None else int(ended_at),
+            None if (end_reason := get(b"end_reason")) is None else end_reason.decode(),
+            None if (purge_at := get(b"purge_at")) is None else int(purge_at),
+            get(b"client_first", _EMPTY),
+            get(b"client_last", _EMPTY),
+            get(b"auth", _EMPTY),
+            get(b"risk", _EMPTY),
+            b"{%b}" % b",".join(data),
+        )
+    except LookupError as error:
+        raise ValueError(f"a session has an odd field, or none that it needs: {error}") from None
+
+
+@lru_cache(4096)
+def _named(field: bytes) -> bytes:
+    """How the key of ``field`` begins its entry in a JSON object. An app uses the same few, over and over."""
+    return _encode(field[len(_KEY) :].decode()) + b":"
 
 
 def readable(flat: Sequence[bytes]) -> Record | None:
