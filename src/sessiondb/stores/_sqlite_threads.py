@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from sessiondb.core.errors import ConfigurationError, StoreError, StoreUnavailable, WriteOutcome
@@ -25,6 +26,9 @@ Work = Callable[[sqlite3.Connection], Any]
 LOOK_AT_FILE_EVERY = 0.5
 SLOW = 0.002  # seconds that a read on the spot may take: longer, and the disk was asked
 PAUSE = 0.25  # seconds without reads on the spot after one that was slow
+# Milliseconds that SQLite waits by itself for another process that writes: it looks again after 1, 2 and 5, and after
+# that less and less often, up to 100 apart, while others come and go.
+LOOK_AGAIN = 8
 _STOP = None
 
 
@@ -199,7 +203,7 @@ class Worker:
             return
         outcome: WriteOutcome = "not_applied"
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
             results = [job.work(connection) for job in jobs]
             outcome = "unknown"
             connection.execute("COMMIT")
@@ -222,7 +226,7 @@ class Worker:
         if job.alone is None:
             return False
         try:
-            result = job.alone(connection)
+            result = self._patiently(partial(job.alone, connection))
         except sqlite3.Error as error:
             # SQLite has rolled it back, unless the disk failed at the very end.
             failed_at_end = code_of(error) == sqlite3.SQLITE_IOERR
@@ -237,6 +241,16 @@ class Worker:
             return False
         _answer([job], [result])
         return True
+
+    def _patiently(self, call: Callable[[], Result]) -> Result:
+        """What ``call`` returns; while another process writes it is tried again, for as long as the busy timeout."""
+        end = time.monotonic() + self._patience / 1000
+        while True:
+            try:
+                return call()
+            except sqlite3.OperationalError as error:
+                if code_of(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                    raise
 
     def _roll_back(self, connection: sqlite3.Connection) -> bool:
         """Whether nothing of the transaction stays."""
@@ -258,8 +272,8 @@ class Worker:
                 self._close()
         if self._connection is None:
             self._connection = self._connect()
-            if not self._writes:
-                self._connection.execute("PRAGMA busy_timeout = 0")
+            wait = min(LOOK_AGAIN, self._patience) if self._writes else 0
+            self._connection.execute(f"PRAGMA busy_timeout = {wait}")
             self._file = identity(self._path)
             self._looked_at = now
         return self._connection
