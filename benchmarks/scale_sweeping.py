@@ -57,7 +57,7 @@ def _times(figures: dict[str, Any]) -> dict[str, Any]:
 def _line(told: dict[str, Any]) -> str:
     log = "" if told["log_bytes"] is None else f"; log at most {told['log_bytes'] / 1e6:,.0f} MB"
     rows = told.get("ended") or told.get("purged")
-    rate = f"; {rows:,} rows in {told['took']:,.0f} s" if rows else ""
+    rate = f"; {rows:,} rows in {told['took']:,.0f} s, {told['failed_passes']} passes failed" if rows else ""
     return (
         f"{told['requests']:,} requests, {told['failed']} failed: p50 {told['p50']:.2f} ms, p99 {told['p99']:.1f}, "
         f"p99.9 {told['p999']:.1f}, longest {told['longest']:.0f}, "
