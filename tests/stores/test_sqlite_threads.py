@@ -265,7 +265,7 @@ async def test_a_read_goes_to_the_thread_while_that_is_at_work_and_when_sqlite_c
             raise sqlite3.OperationalError("something rare")
 
         spy.before = once
-        assert await store.load([record.sid]) == [record]
+        assert await read(store, record.sid) == [record]
         assert spy.seen() == [MAIN, READER]
 
 
