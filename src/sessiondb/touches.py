@@ -38,6 +38,7 @@ class Touches:
         self._recent: dict[Sid, int] = {}
         self._older: dict[Sid, int] = {}
         self._turned_at = 0.0
+        self._size = store.batching.most_touches  # of a call; less after one has failed
         self._until = 0.0  # loop time by which a paced round should end
 
     def __len__(self) -> int:
@@ -78,19 +79,23 @@ class Touches:
         self._taken, self._waiting = self._waiting, {}
         self._left = len(self._taken)
         self._until = loop.time() + within
-        size = self._store.batching.most_touches
+        most = self._store.batching.most_touches
         left = iter(self._taken.items())
         part: list[tuple[Sid, Touch]] = []
         try:
-            while part := list(islice(left, size)):
+            while part := list(islice(left, min(self._size, most))):
                 began_at = loop.time()
                 if not await self._write_part(part):
+                    # Too many for the time that there is, or one of them is at fault: that shows when they are fewer.
+                    self._size = max(1, len(part) // 2)
                     break
+                self._size = min(self._size * 2, most)
+                self._left -= len(part)
                 part = []
                 if self._left:
                     now = loop.time()
                     took = now - began_at
-                    calls_left = -(-self._left // size)
+                    calls_left = -(-self._left // self._size)
                     rest = min(took, (self._until - now) / calls_left - took)
                     if rest > 0:
                         await asyncio.sleep(rest)
@@ -103,7 +108,7 @@ class Touches:
                 self.add(sid, touch)
 
     async def _write_part(self, part: Sequence[tuple[Sid, Touch]]) -> bool:
-        """Send one call; what failed alone waits again. False: nothing was done, or nobody knows."""
+        """Send one call; what failed alone waits again. False: all have failed, or nobody knows."""
         change_id = new_change_id()  # no session is twice in a call, and none remembers it
         changes = [Update(sid=sid, id=change_id, touch=touch) for sid, touch in part]
         self._counters["touch_batches"] += 1
@@ -112,19 +117,22 @@ class Touches:
         except StoreError as error:
             self._failed(len(part), error)
             return False
-        self._left -= len(part)
         self._turn()
+        failed: list[tuple[Sid, Touch]] = []
         failure: StoreError | None = None
-        failures = 0
         recent = self._recent
-        for (sid, touch), result in zip(part, results, strict=True):
+        for one, result in zip(part, results, strict=True):
             if isinstance(result, StoreError):
-                failure, failures = result, failures + 1
-                self.add(sid, touch)
+                failure = result
+                failed.append(one)
             else:
-                recent[sid] = touch.at
+                recent[one[0]] = one[1].at
         if failure is not None:
-            self._failed(failures, failure)
+            self._failed(len(failed), failure)
+            if len(failed) == len(part):
+                return False
+            for sid, touch in failed:
+                self.add(sid, touch)
         elif self._outage.lasting:
             self._outage.over()
         return True

@@ -90,9 +90,9 @@ async def read_with_touch(bench: Bench) -> int:
     bench.shop.clock.advance(2 * MINUTE)
     flights = await bench.count(browser.read)
     bench.shop.clock.advance(-2 * MINUTE)
-    assert background.seen(browser.sid)
+    assert background.waiting.touches
     await bench.shop.flush()
-    assert not background.seen(browser.sid)
+    assert not background.waiting.touches
     assert bench.meter.flights > flights, "the touch has not been written"
     return flights
 
