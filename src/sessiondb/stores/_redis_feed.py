@@ -85,7 +85,7 @@ class RedisFeed:
                 if word_of(reply) in _REFUSALS:
                     raise ConfigurationError(
                         f"Redis at {self._where} does not tell this client what others write ({reply}). It takes Redis "
-                        "6.2 or Valkey, no proxy that speaks RESP2 only, and a user who may: ACL SETUSER +hello "
+                        "6.2 or Valkey, no proxy that speaks RESP2 only, and a user who may: ACL SETUSER "
                         "+client|tracking."
                     ) from reply
                 raise reply
