@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks import scale, scale_measuring, scale_servers
+from benchmarks import scale, scale_measuring, scale_servers, scale_sweeping
 from benchmarks.scale_measuring import VERBS, Counts, Figures, Measured, ratio
 from benchmarks.scale_population import Population, Progress, Reservoir, has_ended, leaves, user_of
 from benchmarks.scale_servers import TARGETS, missing_room
@@ -168,3 +168,25 @@ def test_options_of_the_store_go_into_every_url(tmp_path: Path) -> None:
         assert url.count("?") == 1
     assert asyncio.run(TARGETS["sqlite"].used(server)).disk == 0
     assert scale_measuring.machine()["cores"] == os.cpu_count()
+
+
+def test_requests_that_took_too_long_are_counted() -> None:
+    beside = {"times": {"read": [0.001] * 990 + [0.060], "write": [0.002] * 8 + [0.051]}, "failed": 3}
+    told = scale_sweeping._times(beside)
+    assert (told["requests"], told["failed"], told["too_long"], told["longest"]) == (1000, 3, 2, 60.0)
+    assert (told["p50"], told["p999"]) == (1.0, 60.0)
+    line = scale_sweeping._line({**told, "ended": 7, "took": 2.0, "failed_passes": 1, "log_bytes": 4_100_000})
+    assert "2 above 50 ms; 7 rows in 2 s, 1 passes failed; log at most 4 MB" in line
+
+
+async def test_the_log_of_sqlite_is_watched(tmp_path: Path) -> None:
+    server = TARGETS["sqlite"].start(tmp_path)
+    size = scale_sweeping._log_of(server)
+    assert size is not None
+    assert size() == (0, 0)
+    store = open_store(server.url)
+    await store.open()
+    build = Builders(await store.clock())
+    await store.apply([build.create(build.record("ann"))])
+    assert size()[0] > 4096
+    await store.close()
