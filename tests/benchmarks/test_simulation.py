@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import simulation
-from benchmarks.simulation import DEFAULTS, Hardware, Load, plan
+from benchmarks import simulation, simulation_plan
+from benchmarks.simulation_plan import DEFAULTS, Hardware, Load, plan
 from benchmarks.simulation_queues import (
     Clients,
     Kind,
@@ -90,7 +90,7 @@ def test_one_seed_gives_one_result() -> None:
 
 
 def test_two_measurements_tell_what_a_batch_costs_and_what_a_call_adds() -> None:
-    kind = simulation.split(alone=80, each=12, batch=32)
+    kind = simulation_plan.split(alone=80, each=12, batch=32)
     assert kind.cost(1) == pytest.approx(80e-6)
     assert kind.cost(32) / 32 == pytest.approx(12e-6)
 
@@ -101,8 +101,8 @@ def test_the_simulation_meets_what_was_measured(name: str) -> None:
 
     Only the CPU of one call went in. What came out was measured beside it, and is written down with it.
     """
-    costs, measured = DEFAULTS[name], simulation.MEASURED_TOGETHER[name]
-    found = simulation.together(costs, costs.app_read, 32, 5000, 1)
+    costs, measured = DEFAULTS[name], simulation_plan.MEASURED_TOGETHER[name]
+    found = simulation_plan.together(costs, costs.app_read, 32, 5000, 1)
     assert measured / 1.5 < found.quantile(0.5) * 1000 < measured * 1.5
 
 
@@ -121,11 +121,11 @@ def test_logins_keep_up_with_ends_and_touches_with_use() -> None:
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
 def test_a_server_at_its_ceiling_is_as_busy_as_it_may_be(name: str) -> None:
     costs = DEFAULTS[name]
-    top = simulation.ceiling(costs, LOAD, HARDWARE)
+    top = simulation_plan.ceiling(costs, LOAD, HARDWARE)
     scaled = replace(
         LOAD, **{part: getattr(LOAD, part) * top / LOAD.requests for part in ("requests", "active", "sessions")}
     )
-    assert simulation.core_seconds(costs, scaled) == pytest.approx(costs.cores * HARDWARE.use)
+    assert simulation_plan.core_seconds(costs, scaled) == pytest.approx(costs.cores * HARDWARE.use)
     assert plan(costs, scaled, HARDWARE).by["CPU"] == pytest.approx(1)
 
 
@@ -139,7 +139,7 @@ def test_memory_runs_out_first_where_sessions_are_many_and_requests_few() -> Non
 def test_the_near_cache_spares_reads_and_nothing_else() -> None:
     costs = DEFAULTS["postgresql"]
     without, half = (plan(costs, replace(LOAD, hits=hits), HARDWARE) for hits in (0, 0.5))
-    spared = simulation.core_seconds(costs, without.load) - simulation.core_seconds(costs, half.load)
+    spared = simulation_plan.core_seconds(costs, without.load) - simulation_plan.core_seconds(costs, half.load)
     assert spared == pytest.approx(LOAD.requests / 2 * costs.read_alone * 1e-6)
 
 
@@ -154,14 +154,14 @@ def test_hits_of_a_near_cache_are_those_of_a_cache_that_is_played_through() -> N
                 hits += 1
             else:
                 loaded_at = now
-        assert simulation.near_hits(load, holders, age) == pytest.approx(hits / 20_000, abs=0.01)
+        assert simulation_plan.near_hits(load, holders, age) == pytest.approx(hits / 20_000, abs=0.01)
 
 
 def test_the_simulated_server_is_as_busy_as_the_plan_says() -> None:
     """Below the load at which batches grow, which only makes it cheaper."""
     costs = DEFAULTS["redis"]
     servers = plan(costs, LOAD, HARDWARE).servers
-    found = simulation.simulate(costs, LOAD, HARDWARE, servers, 0.5, 20_000, 1)
+    found = simulation_plan.simulate(costs, LOAD, HARDWARE, servers, 0.5, 20_000, 1)
     assert found.utilisation == pytest.approx(0.5, rel=0.06)
     assert found.quantile(0.99) > found.quantile(0.5) > HARDWARE.round_trip
 
@@ -178,7 +178,7 @@ def test_costs_are_read_from_the_json_of_the_benchmark() -> None:
         "sweep": verb(2, 17),
     }
     size = {"sessions": 10, "disk_bytes_a_session": 1300, "memory_bytes_a_session": None, "verbs": verbs}
-    [(name, costs)] = simulation.from_json({"databases": {"postgresql": [{}, size], "sqlite": []}}).items()
+    [(name, costs)] = simulation_plan.from_json({"databases": {"postgresql": [{}, size], "sqlite": []}}).items()
     assert name == "postgresql"
     assert (costs.read_alone, costs.read_each, costs.app_read, costs.batch) == (70, 11, 15, 30)
     assert (costs.write_alone, costs.write_each, costs.app_write) == (200, 31, 21)
