@@ -54,7 +54,7 @@ def assumptions(load: Load, hardware: Hardware, known: Iterable[Costs]) -> str:
     """Everything that goes in, as Markdown."""
     lines = ["| assumed | |", "|---|---|"]
     for group in (load, hardware):
-        lines += [f"| {one.name.replace('_', ' ')} | {getattr(group, one.name):,g} |" for one in fields(group)]
+        lines += [f"| {one.name.replace('_', ' ')} | {_number(getattr(group, one.name))} |" for one in fields(group)]
     lines += [
         f"| from these: touches, logins, other writes a second | {load.touches:,.0f}, {load.logins:,.0f}, "
         f"{load.changes:,.0f} |"
@@ -69,6 +69,10 @@ def assumptions(load: Load, hardware: Hardware, known: Iterable[Costs]) -> str:
             f"{costs.memory:,.0f} |"
         )
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 def plans(known: Mapping[str, Costs], load: Load, hardware: Hardware) -> str:

@@ -1,4 +1,4 @@
-"""How many servers a load takes, by what one call of it costs: the arithmetic, and the parts of it that are simulated."""
+"""How many servers a load takes, by what one call costs: the arithmetic, and the runs of the simulation."""
 
 from __future__ import annotations
 
