@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import micro, report
+from benchmarks import cpu, micro, report
 from benchmarks.__main__ import planned
 from benchmarks.chart import chart, scale
 from benchmarks.measure import Cell
@@ -21,6 +22,7 @@ from benchmarks.micro import Pair, Side
 from benchmarks.report import CHART_CELLS, DOCS
 from benchmarks.results import Results, spread
 from benchmarks.variants import VARIANTS
+from provision.process import family
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -225,6 +227,34 @@ def test_a_small_run_ends_with_a_table(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert "sessiondb sqlite" in (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     ElementTree.fromstring((tmp_path / "benchmarks.svg").read_text(encoding="utf-8"))
+
+
+def test_a_run_that_is_told_to_end_leaves_no_process(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--only",
+        "sessiondb sqlite",
+        "--kinds",
+        "read",
+        "--connections",
+        "1",
+    ]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    run = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stderr is not None
+    assert "none: started" in run.stderr.readline()
+    started = family(run.pid)
+    assert len(started) == 4
+    run.terminate()
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said
+    assert all(cpu.of_process(pid) == 0 for pid in started)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_goals_of_a_call_are_judged_by_the_medians() -> None:
