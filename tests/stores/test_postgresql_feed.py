@@ -21,6 +21,7 @@ from sessiondb.core.change import Applied
 from sessiondb.core.policy import Caps, Lifetimes
 from sessiondb.core.record import EndReason
 from sessiondb.ops.schema import ddl
+from sessiondb.stores._postgresql_schema import LOCK
 from sessiondb.stores._postgresql_triggers import channel_of, triggers_sql
 from sessiondb.stores.postgresql import PostgreSQLStore
 from sessiondb.testing import ManualClock
@@ -281,6 +282,22 @@ async def test_a_table_that_somebody_holds_is_not_waited_for(kit: Kit, sql: Any,
         assert isinstance(await kit.apply(store, kit.update(record, {"n": 1})), Applied), "requests go on"
     async with listening(feed, Ears()):
         assert len(await triggers(sql, prefix)) == 3
+
+
+async def test_workers_that_make_the_triggers_at_once_wait_for_each_other(kit: Kit, sql: Any, prefix: str) -> None:
+    store = await opened(kit)
+    feed = store.feed()
+    assert feed is not None
+    await sql.execute(f"SELECT pg_advisory_lock({LOCK})")
+    ears = Ears()
+    task = asyncio.create_task(feed.listen(ears, 5.0))
+    await asyncio.sleep(0.4)  # longer than a row, or a table, is waited for
+    assert not task.done()
+    await sql.execute(f"SELECT pg_advisory_unlock({LOCK})")
+    await ears.until(lambda: bool(ears.alive_since))
+    assert len(await triggers(sql, prefix)) == 3
+    task.cancel()
+    await asyncio.wait([task])
 
 
 # -- the connection -----------------------------------------------------------------------------------------

@@ -98,10 +98,11 @@ class Triggers:
         if await self._are_there(connection):
             return
         async with connection.transaction():
-            # Everybody waits behind who waits for a lock on all sessions, so that is not for long.
-            await connection.execute(f"SET LOCAL lock_timeout = '100ms'; SELECT pg_advisory_xact_lock({LOCK})")
+            # Another worker may be about to make them, or the tables.
+            await connection.execute(f"SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({LOCK})")
             if not await self._are_there(connection):
-                await connection.execute(triggers_sql(self._prefix))
+                # Everybody waits behind who waits for a lock on all sessions, so that is not for long.
+                await connection.execute(f"SET LOCAL lock_timeout = '100ms'; {triggers_sql(self._prefix)}")
 
     async def stamp(self, connection: Any) -> list[str] | None:
         """Equal to an earlier one if they have been there all the time in between; ``None`` if one is not."""
