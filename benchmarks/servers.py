@@ -92,17 +92,23 @@ async def mysql_tables(url: str) -> int | None:
 
 
 async def redis_memory(url: str) -> int | None:
-    """``used_memory`` of the server without its clients' buffers, or of all primaries."""
+    """What the keys of that database take by ``MEMORY USAGE``, on all primaries.
+
+    The server's own figure moves with the buffers of whoever is connected.
+    """
     import redis.asyncio
 
-    if not url.startswith("redis+cluster://"):
-        client: Any = redis.asyncio.Redis.from_url(url)
-        memory = await client.info("memory")
-        await client.aclose()
-        return int(memory["used_memory"]) - int(memory["mem_clients_normal"]) - int(memory["mem_aof_buffer"])
+    addresses = url.removeprefix("redis+cluster://").split(",") if url.startswith("redis+cluster://") else None
     total = 0
-    for address in url.removeprefix("redis+cluster://").split(","):
-        total += await redis_memory(f"redis://{address}") or 0
+    for one in [url] if addresses is None else [f"redis://{address}" for address in addresses]:
+        client: Any = redis.asyncio.Redis.from_url(one)
+        keys = [key async for key in client.scan_iter(count=1000)]
+        for start in range(0, len(keys), 1000):
+            pipeline = client.pipeline(transaction=False)
+            for key in keys[start : start + 1000]:
+                pipeline.memory_usage(key, samples=0)
+            total += sum(size or 0 for size in await pipeline.execute())
+        await client.aclose()
     return total
 
 
