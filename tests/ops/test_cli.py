@@ -30,7 +30,8 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
+    # As into a pipe, also where whoever runs the tests has named the width of a terminal.
+    return CliRunner(env={"COLUMNS": None}).invoke(app, arguments)
 
 
 def run_json(*arguments: str) -> Any:

@@ -108,7 +108,7 @@ def sessions_json(sessions: Sequence[SessionInfo]) -> str:
 def show_sessions(sessions: Sequence[SessionInfo]) -> None:
     """Sessions as a table, times in UTC."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("session", no_wrap=True)
+    table.add_column("session", no_wrap=True, min_width=36)
     for title in ("created", "last seen", "until"):
         table.add_column(title, no_wrap=True)
     table.add_column("client", overflow="ellipsis", no_wrap=True)
