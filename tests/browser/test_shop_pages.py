@@ -74,4 +74,5 @@ async def test_a_page_that_ends_its_own_session_goes_where_its_form_says(browser
     assert "Noor" in await page.get_by_role("navigation").inner_text()
     # Another tab was a page of Ada's.
     await other_tab.wait_for_url("**/sign-in")
+    await other_tab.reload()  # it may have been quicker than the cookie
     assert await other_tab.get_by_role("heading", level=1).inner_text() == "You are Noor"
