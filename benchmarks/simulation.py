@@ -28,7 +28,7 @@ from benchmarks.simulation_plan import (
 )
 
 SHARES = (0.3, 0.5, 0.7, 0.8, 0.9)
-POOL = {"postgresql": 8, "redis": 4}  # connections of a worker to a server, at most: ``pool_size``
+POOL = {"postgresql": 8, "redis": 4, "redis-packed": 4}  # connections of a worker to a server, at most: ``pool_size``
 
 
 def main() -> None:

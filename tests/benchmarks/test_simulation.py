@@ -95,15 +95,25 @@ def test_two_measurements_tell_what_a_batch_costs_and_what_a_call_adds() -> None
     assert kind.cost(32) / 32 == pytest.approx(12e-6)
 
 
-@pytest.mark.parametrize("name", sorted(DEFAULTS))
-def test_the_simulation_meets_what_was_measured(name: str) -> None:
-    """32 callers in one process: the median of the benchmark, within half of it either way.
+# Of five runs of benchmarks.scale: microseconds of CPU a read, in the application and in the server when 32 callers
+# share batches, in the server for one caller alone, and the median time of the 32, milliseconds.
+MEASURED = [
+    ("PostgreSQL, ten thousand", 12, 9, 64, 0.61),
+    ("PostgreSQL, a hundred thousand", 13, 11, 69, 0.77),
+    ("PostgreSQL, a million", 16, 15, 90, 0.92),
+    ("Valkey, a hundred thousand", 26, 10, 20, 1.22),
+    ("Valkey, a million", 22, 9, 17, 0.98),
+]
 
-    Only the CPU of one call went in. What came out was measured beside it, and is written down with it.
-    """
-    costs, measured = DEFAULTS[name], simulation_plan.MEASURED_TOGETHER[name]
-    found = simulation_plan.together(costs, costs.app_read, 32, 5000, 1)
-    assert measured / 1.5 < found.quantile(0.5) * 1000 < measured * 1.5
+
+@pytest.mark.parametrize(
+    ("app", "server", "alone", "median"), [one[1:] for one in MEASURED], ids=[one[0] for one in MEASURED]
+)
+def test_the_simulation_meets_what_was_measured(app: float, server: float, alone: float, median: float) -> None:
+    """Only CPU went in, and out comes how long calls took: within a quarter, on a machine with two cores for all."""
+    found = simulation_plan.together(simulation_plan.split(alone, server, 32), app * 1e-6, 32, 5000, 1)
+    assert found.batch() > 30  # as in the benchmark
+    assert found.quantile(0.5) * 1000 == pytest.approx(median, rel=0.25)
 
 
 # -- the plan ------------------------------------------------------------------------------------------------
