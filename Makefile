@@ -1,6 +1,7 @@
 # make demo   the demo app: its own environment, two server processes, the story over real HTTP;
 #             with DB=postgresql, mysql, redis or mongodb on that database, whose server is started for it
-# make test   lint, types and all tests: its own environment and everything the tests need
+# make test   lint, types and all tests: its own environment and everything the tests need; TESTS=tests/web for some,
+#             WORKERS=0 in one process (else one for each processor, each with servers of its own)
 # make bench  the benchmark table, side by side with peers; make bench-databases: the databases side by side;
 #             make bench-report: docs/benchmarks.md and its chart, of what BENCH="--json docs/benchmarks.json" has kept
 # Everything is installed into .venv; PYTHON names the interpreter to make it with (3.11 or newer).
@@ -10,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DB := sqlite
+WORKERS := auto
 DATABASES := sqlite $(patsubst requirements/demo-%.txt,%,$(wildcard requirements/demo-*.txt))
 $(if $(filter $(DB),$(DATABASES)),,$(error DB is '$(DB)'; use one of: $(DATABASES)))
 
@@ -30,7 +32,7 @@ types: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report=term $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term $(TESTS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)

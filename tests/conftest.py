@@ -8,11 +8,12 @@ import signal
 import sys
 from collections.abc import Generator
 from types import FrameType
+from typing import Any
 
 import pytest
 
+import summary
 from databases import stop_all
-from summary import tables
 
 
 @pytest.fixture(scope="session")
@@ -61,14 +62,22 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         signal.signal(signal.SIGALRM, before)
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """The database servers end with the tests."""
     stop_all()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["notes"] = summary.notes()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes has run its tests (pytest-xdist)."""
+    summary.add(getattr(node, "workeroutput", {}).get("notes", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the tests have counted."""
-    for title, lines in tables():
+    for title, lines in summary.tables():
         terminalreporter.section(title)
         for line in lines:
             terminalreporter.line(line)

@@ -12,6 +12,19 @@ def note(table: str, row: str, column: str, cell: object) -> None:
     _TABLES.setdefault(table, {}).setdefault(row, {})[column] = str(cell)
 
 
+def notes() -> dict[str, dict[str, dict[str, str]]]:
+    """All tables as they are, for another process to ``add``."""
+    return _TABLES
+
+
+def add(notes: dict[str, dict[str, dict[str, str]]]) -> None:
+    """What another process has noted."""
+    for table, rows in notes.items():
+        for row, cells in rows.items():
+            for column, cell in cells.items():
+                note(table, row, column, cell)
+
+
 def tables() -> list[tuple[str, list[str]]]:
     """Each table's title and lines."""
     return [(title, _lines(rows)) for title, rows in _TABLES.items()]
