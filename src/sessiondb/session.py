@@ -32,6 +32,8 @@ from sessiondb.state import StagedLogin, StagedReauthentication, State
 
 Result = TypeVar("Result")
 
+_SPACED = b'": '
+
 
 class Durably:
     """Returned by ``login``, ``step_up``, ``logout`` and ``rotate``: await it to have the change stored now.
@@ -313,7 +315,13 @@ def new_session(state: State) -> Session:
 
     Raises ``SessionDataError`` if that cannot be done.
     """
-    session = Session(codec.decode_data(state.base)) if state.record is not None else Session()
+    if state.record is None:
+        session = Session()
+    else:
+        session = Session(codec.decode_data(state.base))
+        if _SPACED in state.base:
+            # As jsonb writes it. In our own spelling, a session that nobody changed is seen to be so by one comparison.
+            state.base = codec.encode_unchecked(session) or state.base
     session._state = state
     return session
 

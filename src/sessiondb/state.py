@@ -207,7 +207,10 @@ class State:
                 codec.check_size(len(delta.whole), self.runtime.max_session_bytes, delta.largest)
             if len(session) > self.runtime.max_keys:
                 codec.check_keys(session, self.runtime.max_keys)
-        return delta if delta.put or delta.remove else None
+        if delta.put or delta.remove:
+            return delta
+        self.base = encoded if encoded is not None else self.base  # the same, as the next look will spell it
+        return None
 
 
 def difference(base: bytes, values: Mapping[str, Any], encoded: bytes | None = None) -> Delta:
