@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,7 @@ from benchmarks.simulation_queues import (
     mmc_time,
 )
 
+ROOT = Path(__file__).parents[2]
 ALONE = Clients(in_flight=1 << 60, most=1)  # nothing is gathered, and nobody waits for a turn to send
 
 
@@ -205,3 +208,14 @@ def test_everything_that_is_assumed_is_printed(
         assert f"| {name.replace('_', ' ')} |" in printed
     assert "123,456" in printed
     assert "0.00077" in printed
+
+
+def test_the_defaults_are_those_of_the_file_in_docs() -> None:
+    measured = simulation_plan.from_json(json.loads((ROOT / "docs" / "scaling.json").read_text()))
+    assert {"postgresql", "redis"} <= measured.keys()
+    for name, costs in measured.items():
+        for one in fields(costs):
+            found, expected = (getattr(which, one.name) for which in (DEFAULTS[name], costs))
+            assert found == (expected if isinstance(expected, str) else pytest.approx(expected, abs=0.6, rel=0.01)), (
+                one.name
+            )
