@@ -6,7 +6,8 @@ from typing import Any
 
 from sessiondb.core.record import EndReason, Record
 from sessiondb.stores._limit import not_before_of, rivals_of, too_late
-from sessiondb.stores._postgresql_rows import Statements, columns, deadline, expiry_reason, to_event, with_caps
+from sessiondb.stores._postgresql_rows import to_event
+from sessiondb.stores._postgresql_statements import Statements, columns, deadline, expiry_reason, with_caps
 from sessiondb.stores.base import (
     Admission,
     Ended,

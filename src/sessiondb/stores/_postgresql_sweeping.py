@@ -7,7 +7,7 @@ from typing import Any
 
 from sessiondb.core.policy import Caps
 from sessiondb.core.token import Sid
-from sessiondb.stores._postgresql_rows import Statements, deadline, expiry_reason, with_caps
+from sessiondb.stores._postgresql_statements import Statements, deadline, expiry_reason, with_caps
 from sessiondb.stores._terms import FORGOTTEN_AT_ONCE, forgotten_before
 from sessiondb.stores.base import SWEEP_GRACE, Cutoffs, Ended, Swept
 

@@ -35,6 +35,7 @@ from sessiondb.stores._postgresql_errors import is_about_rows, is_deadlock, lost
 from sessiondb.stores._postgresql_feed import PostgreSQLFeed
 from sessiondb.stores._postgresql_partitions import keep_partitions, month_of
 from sessiondb.stores._postgresql_schema import LOCK, prepare
+from sessiondb.stores._postgresql_statements import NOW, Statements
 from sessiondb.stores._postgresql_url import parse
 from sessiondb.stores._touching import Results, settled, touch_all
 from sessiondb.stores.base import (
@@ -82,7 +83,7 @@ class PostgreSQLStore:
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
-        self._sql = rows.Statements(self._settings.prefix)
+        self._sql = Statements(self._settings.prefix)
         self._pools = PerLoop("PostgreSQL", self._make_pools)
         self._prepared = False
         self._partitioned = 0  # the month whose partitions, and the next ones, are known to be there
@@ -101,7 +102,7 @@ class PostgreSQLStore:
                 self._prepared = False
                 await self._prepare(connection)
                 if self._settings.partitions:
-                    await self._keep_partitions(connection, await connection.fetchval(f"SELECT {rows.NOW}"))
+                    await self._keep_partitions(connection, await connection.fetchval(f"SELECT {NOW}"))
         except BaseException:
             await self.close()
             raise
@@ -178,7 +179,7 @@ class PostgreSQLStore:
     async def clock(self) -> int:
         """The server's clock."""
         async with self._connection() as connection:
-            return int(await connection.fetchval(f"SELECT {rows.NOW}"))
+            return int(await connection.fetchval(f"SELECT {NOW}"))
 
     # -- one by one ---------------------------------------------------------------------------------------
 
@@ -246,20 +247,7 @@ class PostgreSQLStore:
 
     async def _write(self, changes: Sequence[Change], events: Sequence[Event]) -> dict[Sid, int]:
         """By sid, the revisions of those that landed. Raises ``_Refused`` where one of them may be at fault."""
-        creates = [change for change in changes if isinstance(change, Create)]
-        parameters = []
-        if len(creates) < len(changes):
-            parameters.append(rows.updates_json(changes))
-        if creates:
-            parameters.append(rows.creates_json(creates))
-        links = rows.links_json(changes)
-        if links:
-            parameters.append(links)
-        if events:
-            parameters.append(rows.events_json(events))
-        statement = self._sql.apply(
-            updates=len(creates) < len(changes), creates=bool(creates), links=bool(links), events=bool(events)
-        )
+        statement, parameters = self._statement(changes, events)
         for attempt in range(TRIES):
             async with self._connection("unknown") as connection:
                 try:
@@ -272,6 +260,23 @@ class PostgreSQLStore:
             # The rows of another program's transaction are free by now, or will be shortly.
             await asyncio.sleep(0.005 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
         raise AssertionError("unreachable")
+
+    def _statement(self, changes: Sequence[Change], events: Sequence[Event]) -> tuple[str, list[object]]:
+        if len(changes) == 1 and not events and rows.is_ordinary(change := changes[0]):
+            return self._sql.update, rows.update_values(change)
+        creates = [change for change in changes if isinstance(change, Create)]
+        parameters: list[object] = []
+        if len(creates) < len(changes):
+            parameters.append(rows.updates_json(changes))
+        if creates:
+            parameters.append(rows.creates_json(creates))
+        links = rows.links_json(changes)
+        if links:
+            parameters.append(links)
+        if events:
+            parameters.append(rows.events_json(events))
+        kinds = {"updates": len(creates) < len(changes), "creates": bool(creates)}
+        return self._sql.apply(**kinds, links=bool(links), events=bool(events)), parameters
 
     async def _one_by_one(self, changes: Sequence[Change], events: Sequence[Event], tries: int) -> list[ChangeResult]:
         """Each change by itself; the events go with the first that the database takes."""

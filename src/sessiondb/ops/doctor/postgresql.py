@@ -16,8 +16,8 @@ from sessiondb.ops.doctor.report import (
 )
 from sessiondb.ops.doctor.schema import check_columns, check_indexes, check_tables, tables_and_indexes
 from sessiondb.stores._postgresql_errors import translated
-from sessiondb.stores._postgresql_rows import NOW
 from sessiondb.stores._postgresql_schema import SCHEMA_VERSION, check_server, columns_in, schema_sql
+from sessiondb.stores._postgresql_statements import NOW
 from sessiondb.stores._postgresql_url import Settings, parse
 
 _SETTINGS = (
