@@ -358,6 +358,7 @@ def _judge_data(stored: Stored, info: SessionInfo, writes: list[Done]) -> None:
 
 
 def _signed_in_beside_others(browser: int, done: list[Done]) -> bool:
-    """Signing in again shuts the older secrets out, and which answer a browser keeps is chance."""
+    """Signing in again shuts the older secrets out, and which answer a browser keeps is chance, or none has come."""
     own = [one for one in done if one.step.browser == browser]
-    return len(own) > 1 and any(one.step.verb == "login" for one in own)
+    logins = [one for one in own if one.step.verb == "login"]
+    return bool(logins) and (len(own) > 1 or not logins[0].known)
