@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,17 +27,25 @@ QUICK = ("--seconds", "0.05", "--sessions", "100")
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["bench", *arguments])
+    return CliRunner(env={"COLUMNS": None}).invoke(app, ["bench", *arguments])
 
 
-def begun(url: str) -> subprocess.Popen[str]:
-    """A bench that takes for ever."""
-    return subprocess.Popen(
+@contextmanager
+def begun(url: str) -> Iterator[subprocess.Popen[str]]:
+    """A bench that takes for ever, or as long as the test."""
+    bench = subprocess.Popen(
         [sys.executable, "-m", "sessiondb", "bench", url, "--seconds", "600"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    try:
+        yield bench
+    finally:
+        bench.kill()
+        bench.communicate()
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
@@ -123,10 +132,10 @@ def test_what_is_looked_for_would_be_found(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
 def test_what_was_made_is_removed_when_it_is_interrupted(tmp_path: Path, told: signal.Signals) -> None:
-    bench = begun(f"sqlite:///{tmp_path}/sessions.db")
-    wait_until(lambda: list(tmp_path.glob("*-wal")))
-    bench.send_signal(told)
-    _, said = bench.communicate(timeout=60)
+    with begun(f"sqlite:///{tmp_path}/sessions.db") as bench:
+        wait_until(lambda: list(tmp_path.glob("*-wal")))
+        bench.send_signal(told)
+        _, said = bench.communicate(timeout=60)
     assert bench.returncode == 130, said
     assert said == "Interrupted; what was made is removed.\n"
     assert list(tmp_path.iterdir()) == []
@@ -134,10 +143,10 @@ def test_what_was_made_is_removed_when_it_is_interrupted(tmp_path: Path, told: s
 
 def test_what_was_made_on_a_server_is_removed_when_it_is_interrupted(tmp_path: Path) -> None:
     url = new_url("redis", tmp_path)
-    bench = begun(url)
-    wait_until(lambda: asyncio.run(left_in("redis", url)))
-    bench.send_signal(signal.SIGINT)
-    bench.communicate(timeout=60)
+    with begun(url) as bench:
+        wait_until(lambda: asyncio.run(left_in("redis", url)))
+        bench.send_signal(signal.SIGINT)
+        bench.communicate(timeout=60)
     assert bench.returncode == 130
     assert asyncio.run(left_in("redis", url)) == []
 
@@ -145,10 +154,10 @@ def test_what_was_made_on_a_server_is_removed_when_it_is_interrupted(tmp_path: P
 def test_what_cannot_be_removed_is_named() -> None:
     server = had(Valkey)
     try:
-        bench = begun(server.url)
-        wait_until(lambda: ask(server.port, "KEYS", "*") != "*0\r\n")
-        server.process.kill()
-        _, said = bench.communicate(timeout=100)
+        with begun(server.url) as bench:
+            wait_until(lambda: ask(server.port, "KEYS", "*") != "*0\r\n")
+            server.process.kill()
+            _, said = bench.communicate(timeout=100)
         assert bench.returncode == 1
         assert "Remove yourself what begins with 'sessiondb:bench:" in said
         assert "Traceback" not in said
