@@ -21,7 +21,7 @@ _B = TypeVar("_B", bound="Batch")
 _GRACE = 0.1  # of a timeout: how much longer than that anything may take because of ourselves
 # Where calls come in company, a batch goes once so many turns of the loop have brought no other, or after so long.
 # Then requests move in step: one batch, one hand-over and one wake-up for all of them.
-_PATIENCE = 32
+_PATIENCE = 8
 _LONGEST_PATIENCE = 0.002
 _MEMORY = 8  # batches of one call in a row, after which a call is taken to be alone
 
