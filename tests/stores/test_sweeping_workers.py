@@ -90,7 +90,10 @@ async def test_workers_sweep_while_requests_run(kind: str, kit: Kit) -> None:
     found = await by_all(stores, kit.cutoffs(again_at + HOUR, announce_at=again_at + 2 * HOUR))
     assert not all_of(found, lambda swept: (*swept.ended, *swept.unannounced))
     found = await by_all(stores, kit.cutoffs(kit.now + PURGE_AFTER))
-    assert sum(swept.purged for swept in found) == len(sids)
+    purged = sum(swept.purged for swept in found)
+    # MongoDB purges by itself too, once a minute, and tells nobody.
+    assert purged <= len(sids) if kind == "mongodb" else purged == len(sids)
+    assert [record for sid in sids[:: len(sids) // 10] if (record := (await requests.load([sid]))[0])] == []
     assert not all_of(found, lambda swept: (*swept.ended, *swept.unannounced))
     swept_up.set()
     for record, task in zip(living, using, strict=True):
