@@ -20,6 +20,7 @@ STORES = (*CORE, "sessiondb.stores")
 WRAPPERS = (
     "sessiondb.stores._near_siblings",
     "sessiondb.stores.announcing",
+    "sessiondb.stores.chaining",
     "sessiondb.stores.coalescing",
     "sessiondb.stores.encrypting",
     "sessiondb.stores.feed",

@@ -27,6 +27,7 @@ from sessiondb.reencryption import Reencryption
 from sessiondb.settings import Settings
 from sessiondb.stores.announcing import AnnouncingStore
 from sessiondb.stores.base import ChangeResult, Ended, Store
+from sessiondb.stores.chaining import ChainingStore
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.encrypting import EncryptingStore
 from sessiondb.stores.feed import HasFeed
@@ -67,7 +68,12 @@ class Runtime:
         self.read_circuit = self._circuit("reading")
         self.write_circuit = self._circuit("writing")
         self.read_circuit.beside, self.write_circuit.beside = self.write_circuit, self.read_circuit
-        self._inner: Store = RecoveringStore(store)
+        self._inner: Store = ChainingStore(
+            RecoveringStore(store),
+            later=lambda event: self.background.event(event),
+            required=settings.audit_required,
+            counters=counters,
+        )
         self.reencryption: Reencryption | None = None
         if settings.keys is not None:
             encrypting = EncryptingStore(self._inner, settings.keys, patience=min(1.0, settings.timeout / 2))

@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True):
     announce: bool = False
     near_cache: NearCache | None = None
     near_siblings: Siblings | None = None
+    audit_required: bool = False
 
 
 def check_settings(

@@ -14,6 +14,8 @@ Rules:
 * ``Update.seen`` and ``Update.whole`` are a hint, never a guard: a store may write ``whole`` if the session is still at
   ``seen.rev``, and merges ``put`` and ``remove`` into what is stored otherwise. A store may ignore both.
 * What has been answered is as durable as the database is configured to be, and seen by every later ``load``.
+* A call of ``apply`` with events is one: they are written with the changes, or neither are. Events are sealed (see
+  ``sessiondb.core.sealing``), and have one place in the trail each, however often they are written.
 * A call whose outcome is not known raises ``StoreError(outcome="unknown")``; one that did nothing because the
   database is away raises ``StoreUnavailable``. No call is repeated by the driver.
 * A store that waits for replicas answers a login or an end that they have not confirmed with
@@ -25,9 +27,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -37,12 +39,15 @@ from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreErr
 from sessiondb.core.events import Event
 from sessiondb.core.policy import SECOND, Caps, OnLimit
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
 
 ChangeResult = Outcome | StoreError | SessionDataError
 State = Literal["live", "ended", "all"]
 
 SWEEP_GRACE = 30 * SECOND
+HISTORY_ENTRY_BYTES = 48
+HISTORY_ENTRIES = 10
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +155,7 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     user_id: str | None = None
     sid: str | None = None
+    actor: str | None = None
     type: str | None = None
     since: int | None = None
     until: int | None = None
@@ -163,6 +169,49 @@ class EventPage:
 
     events: Sequence[Event]
     next: int | None = None
+
+
+class Position(NamedTuple):
+    """A place in the audit trail."""
+
+    stream: str
+    seq: int
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """A stream of the audit trail: ``first`` is the lowest ``seq`` that is there, ``last`` the event of the highest."""
+
+    name: str
+    first: int
+    last: Event
+
+
+class Counter(NamedTuple):
+    """One number among those of ``bucket`` (at most 48 ASCII characters). ``key`` has at most 32 bytes."""
+
+    bucket: str
+    key: bytes
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What is known for a login: the user's latest logins (``record_logins``), and the counters that were asked for."""
+
+    history: bytes
+    counts: Sequence[int]
+
+
+class Sheet(msgspec.Struct, frozen=True):
+    """What one ``writer`` has gathered about ``bucket`` (a number, such as an hour) of one ``kind``.
+
+    ``kind`` has at most 16 lower-case letters and ``_``, ``writer`` at most 32 ASCII characters, ``data`` at most
+    65,536 bytes. It goes after ``expires_at``.
+    """
+
+    kind: str
+    bucket: int
+    writer: str
+    data: bytes
+    expires_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +229,8 @@ class Batching(msgspec.Struct, frozen=True):
     """How a store likes its batches: the most sids or changes in one call, and calls under way at once.
 
     ``sweep``: how many sessions one sweep should look at, so that nobody waits for it long. ``touches``: the most
-    changes in one call where all are lone touches (``all_touch``); ``None``: as many as other changes.
+    changes in one call where all are lone touches (``all_touch``); ``None``: as many as other changes. ``together``:
+    ``apply`` with events costs no more round trips than without; else they go beside the changes where they may.
     """
 
     loads: int = 128
@@ -188,11 +238,30 @@ class Batching(msgspec.Struct, frozen=True):
     in_flight: int = 4
     sweep: int = 500
     touches: int | None = None
+    together: bool = True
 
     @property
     def most_touches(self) -> int:
         """How many lone touches to send in one call."""
         return self.changes if self.touches is None else self.touches
+
+
+class NotTogether(StoreError):
+    """Raised by ``apply`` with events: one of several changes cannot be written, so nothing was.
+
+    Written alone, each is answered by itself.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, outcome="not_applied")
+
+
+def place_taken(place: Position) -> str:
+    """The message of the error that answers an event whose place in the trail is another's."""
+    return (
+        f"Place {place.seq} of stream {place.stream} in the audit trail is taken by an event that this process has not "
+        "written: the trail has been tampered with. Run sessiondb audit verify."
+    )
 
 
 class PartlyLoaded(StoreUnavailable):
@@ -237,7 +306,13 @@ class Store(Protocol):
         ...
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
-        """Write ``changes`` and, in the same transaction where the database has one, ``events``."""
+        """Write ``changes`` and ``events``, which are written together or not at all.
+
+        Also where the process or the server is killed meanwhile. A change that is answered (``Gone``, ``Conflict``)
+        keeps no event from being written. One that is an error does: then, if there are several changes,
+        ``NotTogether`` is raised and nothing is written; if there is one, its error is its answer. An event whose place
+        in the trail is taken by another is such an error.
+        """
         ...
 
     async def admit(self, login: Login) -> Admission:
@@ -282,11 +357,81 @@ class Store(Protocol):
         ...
 
     async def append(self, events: Sequence[Event]) -> None:
-        """Write events."""
+        """Write events; those whose place (stream and ``seq``) is taken already are left as they are."""
         ...
 
     async def events(self, query: EventQuery) -> EventPage:
-        """Read events."""
+        """Read events, in the order in which they came to the database, newest first."""
+        ...
+
+    async def streams(self) -> list[Stream]:
+        """Every stream of the audit trail, by name."""
+        ...
+
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """The events of ``stream`` whose ``seq`` is above ``after``, lowest first, no more than ``limit``."""
+        ...
+
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """Delete the events of each stream up to and with that ``seq``; how many there were."""
+        ...
+
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """Erase the personal fields of ``groups`` from the events at ``places``, as ``sealing.blanked`` says; how many.
+
+        With their salts, from every index and every other place where the store has them. Events that are not there do
+        not count. Where the database keeps what was overwritten (free pages), it is overwritten there too, or the
+        store's documentation says how.
+        """
+        ...
+
+    async def forget_user(self, user_id: str) -> int:
+        """Delete every session of ``user_id``, living or ended, and all else that is kept by that name; how many.
+
+        With links, ``not_before`` and the history of logins. Events are not touched. As in ``blank``, nothing stays.
+        """
+        ...
+
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """The user's history of logins (``b""``: none) and the ``counters`` (0: never counted), in one round trip."""
+        ...
+
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """Put each entry (``HISTORY_ENTRY_BYTES``) before the user's history, of which the newest ten stay.
+
+        Atomic for each user: of logins at the same time none is lost. A user may come several times, oldest first. The
+        history goes after ``expires_at``.
+        """
+        ...
+
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """Take ``entry`` out of the user's history; whether it was there."""
+        ...
+
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """Add to the counters of ``bucket``, which all go after ``expires_at`` (that of the latest call).
+
+        Atomic for each. Where the bucket has ``most`` keys, new ones are left out; those at the same moment may pass.
+        """
+        ...
+
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """Keep each sheet in the place of the one of the same kind, bucket and writer."""
+        ...
+
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """The sheets of ``kind`` whose bucket is ``since`` or later and before ``until``, by bucket and writer."""
+        ...
+
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """Delete the sheets of these kinds, buckets and writers."""
+        ...
+
+    async def expire(self, now: int, limit: int) -> int:
+        """Delete histories, counters and sheets whose ``expires_at`` is ``now`` or earlier; about how many.
+
+        No more than about ``limit`` of each. A database that expires by itself has nothing to do.
+        """
         ...
 
     async def stats(self) -> Stats:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sessiondb.core.breaker import Circuit
@@ -30,6 +30,7 @@ from sessiondb.core.errors import (
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
 from sessiondb.stores._queues import LoadBatch, Loads, WriteBatch, Writes
 from sessiondb.stores._runner import Counts, Runner, as_store_error, no_answer
@@ -37,15 +38,20 @@ from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
     EventQuery,
     Login,
     Page,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
     Store,
+    Stream,
     Swept,
 )
 
@@ -230,6 +236,58 @@ class CoalescingStore:
     async def events(self, query: EventQuery) -> EventPage:
         """As the inner store."""
         return await self._read(1, self._store.events(query))
+
+    async def streams(self) -> list[Stream]:
+        """As the inner store."""
+        return await self._read(1, self._store.streams())
+
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """As the inner store."""
+        return await self._read(1, self._store.trail(stream, after, limit))
+
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """As the inner store."""
+        return await self._write(SLOW, self._store.purge_events(through))
+
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """As the inner store."""
+        return await self._write(SLOW, self._store.blank(places, groups))
+
+    async def forget_user(self, user_id: str) -> int:
+        """As the inner store."""
+        return await self._write(SLOW, self._store.forget_user(user_id))
+
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """As the inner store."""
+        return await self._read(1, self._store.profile(user_id, counters))
+
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """As the inner store."""
+        await self._write(1, self._store.record_logins(logins, expires_at))
+
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """As the inner store."""
+        return await self._write(1, self._store.drop_login(user_id, entry))
+
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """As the inner store."""
+        await self._write(1, self._store.count(bucket, adds, most=most, expires_at=expires_at))
+
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """As the inner store."""
+        await self._write(1, self._store.publish(sheets))
+
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """As the inner store."""
+        return await self._read(SLOW, self._store.sheets(kind, since, until))
+
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """As the inner store."""
+        await self._write(1, self._store.withdraw(sheets))
+
+    async def expire(self, now: int, limit: int) -> int:
+        """As the inner store."""
+        return await self._write(SLOW, self._store.expire(now, limit))
 
     async def stats(self) -> Stats:
         """As the inner store."""

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sessiondb.core.change import Change
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
     EventQuery,
     Login,
     Page,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
     Store,
+    Stream,
     Swept,
 )
 
@@ -95,6 +101,58 @@ class DelegatingStore:
     def events(self, query: EventQuery) -> Call[EventPage]:
         """As the inner store."""
         return self._store.events(query)
+
+    def streams(self) -> Call[list[Stream]]:
+        """As the inner store."""
+        return self._store.streams()
+
+    def trail(self, stream: str, after: int, limit: int) -> Call[list[Event]]:
+        """As the inner store."""
+        return self._store.trail(stream, after, limit)
+
+    def purge_events(self, through: Mapping[str, int]) -> Call[int]:
+        """As the inner store."""
+        return self._store.purge_events(through)
+
+    def blank(self, places: Sequence[Position], groups: Collection[Group]) -> Call[int]:
+        """As the inner store."""
+        return self._store.blank(places, groups)
+
+    def forget_user(self, user_id: str) -> Call[int]:
+        """As the inner store."""
+        return self._store.forget_user(user_id)
+
+    def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Call[Profile]:
+        """As the inner store."""
+        return self._store.profile(user_id, counters)
+
+    def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> Call[None]:
+        """As the inner store."""
+        return self._store.record_logins(logins, expires_at)
+
+    def drop_login(self, user_id: str, entry: bytes) -> Call[bool]:
+        """As the inner store."""
+        return self._store.drop_login(user_id, entry)
+
+    def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> Call[None]:
+        """As the inner store."""
+        return self._store.count(bucket, adds, most=most, expires_at=expires_at)
+
+    def publish(self, sheets: Sequence[Sheet]) -> Call[None]:
+        """As the inner store."""
+        return self._store.publish(sheets)
+
+    def sheets(self, kind: str, since: int, until: int) -> Call[list[Sheet]]:
+        """As the inner store."""
+        return self._store.sheets(kind, since, until)
+
+    def withdraw(self, sheets: Sequence[Sheet]) -> Call[None]:
+        """As the inner store."""
+        return self._store.withdraw(sheets)
+
+    def expire(self, now: int, limit: int) -> Call[int]:
+        """As the inner store."""
+        return self._store.expire(now, limit)
 
     def stats(self) -> Call[Stats]:
         """As the inner store."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from urllib.parse import parse_qsl, urlsplit
 
 from sessiondb.core.change import Applied, Change, Create, Update, apply
-from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreUnavailable
+from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
 from sessiondb.stores._limit import not_before_of, takes_place, too_late
+from sessiondb.stores._memory_trail import Events
+from sessiondb.stores._memory_watching import Watched
 from sessiondb.stores._table import Table
 from sessiondb.stores._terms import end_of, is_in_state, is_to_be_purged, next_announcement
 from sessiondb.stores.base import (
@@ -24,15 +26,22 @@ from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
     EventQuery,
     Login,
+    NotTogether,
     Page,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
+    Stream,
     Swept,
+    place_taken,
 )
 
 MAX_SESSIONS = 1_000_000
@@ -64,8 +73,8 @@ class MemoryStore:
         self._opened = 0
         self._table = Table()
         self._not_before: dict[str, int] = {}
-        self._events: deque[tuple[int, Event]] = deque(maxlen=MAX_EVENTS)
-        self._last_event = 0
+        self._events = Events(MAX_EVENTS)
+        self._watched = Watched()
         self._turn: tuple[str, int] | None = None
         self._walked: list[Sid] = []
         self._notes: dict[str, str] = {}
@@ -102,9 +111,20 @@ class MemoryStore:
             raise ValueError("The changes of one apply() must be of different sessions; merge them or send two.")
         with self._lock:
             now = self._clock()
-            results = [self._apply(change, now) for change in changes]
-            self._append(events)
-            return results
+            decided: list[tuple[Record | None, ChangeResult]] = []
+            room = self._max_sessions - len(self._table.records)
+            for change in changes:
+                decided.append(self._decide(change, now, room))
+                room -= decided[-1][0] is not None and isinstance(change, Create)
+            if events:
+                taken = self._events.taken(events)
+                if taken is not None or any(isinstance(result, Exception) for _, result in decided):
+                    return self._refuse([result for _, result in decided], taken)
+                self._events.add(events)
+            for change, (written, _) in zip(changes, decided, strict=True):
+                if written is not None:
+                    self._land(change, written)
+            return [result for _, result in decided]
 
     async def admit(self, login: Login) -> Admission:
         """See ``Store.admit``."""
@@ -203,17 +223,96 @@ class MemoryStore:
         """See ``Store.append``."""
         self._check_open()
         with self._lock:
-            self._append(events)
+            self._events.add(events)
 
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``."""
         self._check_open()
         with self._lock:
-            newest_first = list(reversed(self._events))
-        found = ((number, event) for number, event in newest_first if _is_wanted(number, event, query))
-        page = list(islice(found, query.limit + 1))
-        shown = page[: query.limit]
-        return EventPage([event for _, event in shown], shown[-1][0] if len(page) > len(shown) > 0 else None)
+            return self._events.page(query)
+
+    async def streams(self) -> list[Stream]:
+        """See ``Store.streams``."""
+        self._check_open()
+        with self._lock:
+            return self._events.streams()
+
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """See ``Store.trail``."""
+        self._check_open()
+        with self._lock:
+            return self._events.trail(stream, after, limit)
+
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """See ``Store.purge_events``."""
+        self._check_open()
+        with self._lock:
+            return self._events.purge(through)
+
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """See ``Store.blank``."""
+        self._check_open()
+        with self._lock:
+            return self._events.blank(places, groups)
+
+    async def forget_user(self, user_id: str) -> int:
+        """See ``Store.forget_user``."""
+        self._check_open()
+        with self._lock:
+            records = self._table.of_user(user_id)
+            for record in list(records):
+                self._table.delete(record)
+            self._not_before.pop(user_id, None)
+            self._watched.forget(user_id)
+            return len(records)
+
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """See ``Store.profile``."""
+        self._check_open()
+        with self._lock:
+            return self._watched.profile(user_id, counters)
+
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """See ``Store.record_logins``."""
+        self._check_open()
+        with self._lock:
+            self._watched.record_logins(logins, expires_at)
+
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """See ``Store.drop_login``."""
+        self._check_open()
+        with self._lock:
+            return self._watched.drop_login(user_id, entry)
+
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """See ``Store.count``."""
+        self._check_open()
+        with self._lock:
+            self._watched.count(bucket, adds, most, expires_at)
+
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.publish``."""
+        self._check_open()
+        with self._lock:
+            self._watched.publish(sheets)
+
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """See ``Store.sheets``."""
+        self._check_open()
+        with self._lock:
+            return self._watched.sheets(kind, since, until)
+
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.withdraw``."""
+        self._check_open()
+        with self._lock:
+            self._watched.withdraw(sheets)
+
+    async def expire(self, now: int, limit: int) -> int:
+        """See ``Store.expire``."""
+        self._check_open()
+        with self._lock:
+            return self._watched.expire(now, limit)
 
     async def stats(self) -> Stats:
         """Exact counts; ``users`` are those with a session that has not been ended."""
@@ -231,24 +330,36 @@ class MemoryStore:
         if self._opened == 0:
             raise StoreUnavailable("The memory store is not open; use `async with SessionDB(...)` or await open().")
 
-    def _apply(self, change: Change, now: int) -> ChangeResult:
+    @staticmethod
+    def _refuse(results: list[ChangeResult], taken: Position | None) -> list[ChangeResult]:
+        if len(results) > 1:
+            raise NotTogether("One of the changes cannot be written, so neither they nor their events were.")
+        if taken is None:
+            return results
+        error = StoreError(place_taken(taken))
+        if not results:
+            raise error
+        return [error]
+
+    def _decide(self, change: Change, now: int, room: int) -> tuple[Record | None, ChangeResult]:
+        """What ``change`` would write, and its answer."""
         record = self._table.records.get(change.sid)
-        if record is None and isinstance(change, Create) and len(self._table.records) >= self._max_sessions:
-            return StoreUnavailable(
+        if record is None and isinstance(change, Create) and room <= 0:
+            return None, StoreUnavailable(
                 f"The memory store holds {self._max_sessions:,} sessions, as many as it may. Raise max_sessions, "
                 "shorten Policy(keep_ended=...), or use a database: SessionDB('sqlite:///sessions.db')."
             )
         try:
-            written, outcome = apply(record, change, now)
+            return apply(record, change, now)
         except SessionDataError as error:
-            return error
-        if written is not None:
-            self._table.put(written)
-            if isinstance(change, Create):
-                self._table.link(change.sid, change.links)
-            elif isinstance(change, Update) and change.sign_in is not None:
-                self._table.link(change.sid, change.sign_in.links)
-        return outcome
+            return None, error
+
+    def _land(self, change: Change, written: Record) -> None:
+        self._table.put(written)
+        if isinstance(change, Create):
+            self._table.link(change.sid, change.links)
+        elif isinstance(change, Update) and change.sign_in is not None:
+            self._table.link(change.sid, change.sign_in.links)
 
     def _claim(self, record: Record, cutoffs: Cutoffs) -> Ended | None:
         """An end that nobody has announced yet, if it is ours to announce now."""
@@ -258,8 +369,11 @@ class MemoryStore:
         return Ended(record.sid, record.user_id, record.end_reason or "", record.ended_at)
 
     def _end(self, record: Record, reason: EndReason, at: int, terms: Login | Query | Cutoffs) -> Ended:
-        if not isinstance(self._apply(end_of(record, reason, at, terms), at), Applied):
+        change = end_of(record, reason, at, terms)
+        written, outcome = apply(record, change, at)
+        if written is None or not isinstance(outcome, Applied):
             raise RuntimeError("a session that had not been ended could not be ended")
+        self._land(change, written)
         return Ended(record.sid, record.user_id, reason.value, at)
 
     def _admit(self, login: Login) -> Admission:
@@ -323,11 +437,6 @@ class MemoryStore:
         self._table.move_check(record, deadline + SWEEP_GRACE)
         return None
 
-    def _append(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self._last_event += 1
-            self._events.append((self._last_event, event))
-
 
 def memory_from_url(url: str) -> MemoryStore:
     """The store of ``memory://`` or ``memory://?max_sessions=10000``. Each call makes another, empty database."""
@@ -345,14 +454,3 @@ def memory_from_url(url: str) -> MemoryStore:
     if not (max_sessions.isascii() and max_sessions.isdigit()):
         raise ConfigurationError(f"memory://: max_sessions is {max_sessions!r}; use a whole number from 1.")
     return MemoryStore(max_sessions=int(max_sessions))
-
-
-def _is_wanted(number: int, event: Event, query: EventQuery) -> bool:
-    return (
-        (query.after is None or number < query.after)
-        and (query.user_id is None or event.user_id == query.user_id)
-        and (query.sid is None or event.sid == query.sid)
-        and (query.type is None or event.type == query.type)
-        and (query.since is None or event.at >= query.since)
-        and (query.until is None or event.at < query.until)
-    )

@@ -9,11 +9,12 @@ import msgspec
 
 from sessiondb.core import codec, token
 from sessiondb.core.change import Confirm, Create, End, Rotate, SignIn, Touch, Update, new_change_id
-from sessiondb.core.events import Event, EventType
+from sessiondb.core.events import Event, EventClass, EventType, class_of
 from sessiondb.core.policy import SECOND, Caps, OnLimit, Policy
 from sessiondb.core.record import NO_SALT, EndReason, Record
+from sessiondb.core.sealing import Lane
 from sessiondb.core.token import Sid, Token
-from sessiondb.stores.base import Cutoffs, Login, Query, State
+from sessiondb.stores.base import Cutoffs, Login, Position, Query, State
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -28,6 +29,7 @@ class Builders:
         self.now = now
         self.caps: Caps = Policy().caps
         self._tokens: dict[Sid, Token] = {}
+        self._lanes: dict[EventClass, Lane] = {}
 
     def record(
         self,
@@ -205,5 +207,18 @@ class Builders:
         )
 
     def event(self, type: EventType = EventType.LOGIN, *, at: int | None = None, **fields: Any) -> Event:
-        """An event (``at``: now)."""
-        return Event(type=type, at=self.now if at is None else at, **fields)
+        """An event (``at``: now), sealed as the next one of this builder's stream for its class."""
+        event = Event(type=type, at=self.now if at is None else at, **fields)
+        class_ = class_of(type)
+        lane = self._lanes.get(class_)
+        if lane is None:
+            lane = self._lanes[class_] = Lane(class_)
+        sealed = lane.seal([event])
+        lane.advance(sealed)
+        return sealed[0]
+
+    def place(self, event: Event) -> Position:
+        """Where ``event`` is in the audit trail."""
+        if event.seal is None:
+            raise ValueError("the event is not sealed")
+        return Position(event.seal.stream, event.seal.seq)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from sessiondb.core.change import Change
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
     EventQuery,
     Login,
     Page,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
     Store,
+    Stream,
     Swept,
 )
 
@@ -108,6 +114,58 @@ class StoreWrapper:
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``."""
         return await self.around("events", lambda: self.store.events(query))
+
+    async def streams(self) -> list[Stream]:
+        """See ``Store.streams``."""
+        return await self.around("streams", lambda: self.store.streams())
+
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """See ``Store.trail``."""
+        return await self.around("trail", lambda: self.store.trail(stream, after, limit))
+
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """See ``Store.purge_events``."""
+        return await self.around("purge_events", lambda: self.store.purge_events(through))
+
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """See ``Store.blank``."""
+        return await self.around("blank", lambda: self.store.blank(places, groups))
+
+    async def forget_user(self, user_id: str) -> int:
+        """See ``Store.forget_user``."""
+        return await self.around("forget_user", lambda: self.store.forget_user(user_id))
+
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """See ``Store.profile``."""
+        return await self.around("profile", lambda: self.store.profile(user_id, counters))
+
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """See ``Store.record_logins``."""
+        await self.around("record_logins", lambda: self.store.record_logins(logins, expires_at))
+
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """See ``Store.drop_login``."""
+        return await self.around("drop_login", lambda: self.store.drop_login(user_id, entry))
+
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """See ``Store.count``."""
+        await self.around("count", lambda: self.store.count(bucket, adds, most=most, expires_at=expires_at))
+
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.publish``."""
+        await self.around("publish", lambda: self.store.publish(sheets))
+
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """See ``Store.sheets``."""
+        return await self.around("sheets", lambda: self.store.sheets(kind, since, until))
+
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.withdraw``."""
+        await self.around("withdraw", lambda: self.store.withdraw(sheets))
+
+    async def expire(self, now: int, limit: int) -> int:
+        """See ``Store.expire``."""
+        return await self.around("expire", lambda: self.store.expire(now, limit))
 
     async def stats(self) -> Stats:
         """See ``Store.stats``."""

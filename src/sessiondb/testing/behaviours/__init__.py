@@ -10,6 +10,7 @@ from sessiondb.testing.behaviours import (
     creating,
     data,
     failing,
+    forgetting,
     linking,
     locks,
     logins,
@@ -20,7 +21,9 @@ from sessiondb.testing.behaviours import (
     sessions,
     sweeping,
     touching,
+    trail,
     users,
+    watching,
     writing,
 )
 
@@ -38,6 +41,9 @@ _THEMES = (
     users,
     linking,
     auditing,
+    trail,
+    forgetting,
+    watching,
     failing,
     logins,
     locks,

@@ -22,7 +22,9 @@ async def events_come_back_as_they_were(kit: Kit) -> None:
             user_id="Álice '%'",
             reason="a reason",
             ip="2001:db8::1",
+            actor="Éve 'admin'",
             details={"n": 2**53 + 1, "text": odd, odd: -1, "a.b": 0, "$c": ""},
+            personal={"user_agent": odd, "n": -(2**53) - 1, "a.b": "", "$c": 0},
         )
     )
     for event in events:
@@ -56,13 +58,15 @@ async def events_are_found_by_what_they_are_about(kit: Kit) -> None:
     login = kit.event(EventType.LOGIN, at=kit.now, sid=one, user_id="alice")
     ended = kit.event(EventType.SESSION_ENDED, at=kit.now + 10 * SECOND, sid=one, user_id="alice", reason="logout")
     look_alike = kit.event(EventType.LOGIN, at=kit.now + 20 * SECOND, sid=other, user_id="Alice")
-    nobody = kit.event(EventType.CROSS_ORIGIN, at=kit.now + 30 * SECOND)
+    nobody = kit.event(EventType.CROSS_ORIGIN, at=kit.now + 30 * SECOND, actor="alice")
     await store.append([login, ended, look_alike, nobody])
     later = kit.now + 15 * SECOND
     for query, expected in (
         (EventQuery(user_id="alice"), [ended, login]),
         (EventQuery(user_id="ALICE"), []),
         (EventQuery(sid=one), [ended, login]),
+        (EventQuery(actor="alice"), [nobody]),
+        (EventQuery(actor="alice", user_id="alice"), []),
         (EventQuery(type=EventType.LOGIN.value), [look_alike, login]),
         (EventQuery(type=EventType.LOGIN.value, user_id="alice"), [login]),
         (EventQuery(since=later), [nobody, look_alike]),
