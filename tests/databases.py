@@ -139,6 +139,9 @@ def new_url(kind: str, folder: Path) -> str:
     return with_option(url_of(kind), f"prefix={prefix}")
 
 
+TABLES = ("sessions", "links", "users", "events", "histories", "buckets", "counters", "sheets", "meta")
+
+
 async def drop(kind: str, prefix: str) -> None:
     """Remove what the store with that prefix has made."""
     await _DROPS[kind](url_of(kind), prefix)
@@ -149,9 +152,7 @@ async def _drop_postgresql(url: str, prefix: str) -> None:
 
     connection = await asyncpg.connect(url)
     await connection.execute(
-        "".join(
-            f"DROP TABLE IF EXISTS {prefix}{name} CASCADE;" for name in ("sessions", "links", "users", "events", "meta")
-        )
+        "".join(f"DROP TABLE IF EXISTS {prefix}{name} CASCADE;" for name in TABLES)
         + f"DROP FUNCTION IF EXISTS {prefix}sessions_changed"
     )
     await connection.close()
@@ -162,7 +163,7 @@ async def _drop_mysql(url: str, prefix: str) -> None:
     from sessiondb.stores._mysql_url import parse
 
     connection = await connect(parse(url).arguments, 5)
-    names = ", ".join(f"{prefix}{name}" for name in ("sessions", "links", "users", "events", "meta"))
+    names = ", ".join(f"{prefix}{name}" for name in TABLES)
     await connection.run([f"DROP TABLE IF EXISTS {names}"])
     await connection.close()
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql
 
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.core.sealing import GROUPS
 
 _Sized = Callable[[int], Any]
 
@@ -41,6 +42,7 @@ class _Types:
     blob: _Sized
     digest: Any
     link: Any
+    large: Any  # bytes without a bound to speak of
     empty_data: str | None = None
     empty_json: str | None = None
     normal: str | None = None
@@ -61,6 +63,7 @@ _TYPES = {
         blob=lambda _: LargeBinary(),
         digest=LargeBinary(),
         link=LargeBinary(),
+        large=LargeBinary(),
         empty_data="'{}'::jsonb",
         empty_json="'{}'::json",
         normal="'normal'::text",
@@ -75,6 +78,7 @@ _TYPES = {
         blob=_BINARY,
         digest=mysql.BINARY(32),
         link=mysql.BINARY(16),
+        large=mysql.MEDIUMBLOB(),
         check="json_valid(data)",
         key="name",
         is_json="json_valid(data)",
@@ -89,6 +93,7 @@ _TYPES = {
         blob=lambda _: LargeBinary(),
         digest=LargeBinary(),
         link=LargeBinary(),
+        large=LargeBinary(),
         empty_data="'{}'",
         empty_json="'{}'",
         normal="'normal'",
@@ -128,6 +133,7 @@ def make(dialect: str, prefix: str) -> MetaData:
         **_OPTIONS,
     )
     _events(metadata, prefix, types)
+    _watching(metadata, prefix, types)
     Table(
         f"{prefix}meta",
         metadata,
@@ -190,11 +196,54 @@ def _events(metadata: MetaData, prefix: str, types: _Types) -> None:
         _needed("type", types.text(64)),
         Column("sid", types.exact(64)),
         Column("user_id", types.exact(255)),
+        Column("actor", types.exact(255)),
         Column("reason", types.text(255)),
         Column("ip", types.text(64)),
         _needed("details", types.json, types.empty_json),
+        _needed("personal", types.json, types.empty_json),
+        _needed("stream", types.exact(16)),
+        _needed("seq", types.number),
+        _needed("previous", types.digest),
+        *(_needed(f"{group}_commitment", types.blob(32)) for group in GROUPS),
+        *(Column(f"{group}_salt", types.blob(16)) for group in GROUPS),
         _index(f"{name}_user", "user_id", "id"),
         _index(f"{name}_sid", "sid", "id"),
+        _index(f"{name}_actor", "actor", "id"),
+        Index(f"{name}_at", "at"),
+        Index(f"{name}_place", "stream", "seq", unique=True),
+        **_OPTIONS,
+    )
+
+
+def _watching(metadata: MetaData, prefix: str, types: _Types) -> None:
+    for name, columns in (
+        ("histories", [Column("user_id", types.exact(255), primary_key=True), _needed("logins", types.blob(480))]),
+        ("buckets", [Column("bucket", types.exact(48), primary_key=True), _needed("items", types.number)]),
+        (
+            "sheets",
+            [
+                Column("kind", types.exact(16), primary_key=True),
+                Column("bucket", types.number, primary_key=True, autoincrement=False),
+                Column("writer", types.exact(32), primary_key=True),
+                _needed("data", types.large),
+            ],
+        ),
+    ):
+        Table(
+            f"{prefix}{name}",
+            metadata,
+            *columns,
+            _needed("expires_at", types.number),
+            Index(f"{prefix}{name}_expires", "expires_at"),
+            **_OPTIONS,
+        )
+    Table(
+        f"{prefix}counters",
+        metadata,
+        Column("bucket", types.exact(48), primary_key=True),
+        Column("item", types.blob(32), primary_key=True),
+        _needed("total", types.number),
+        sqlite_with_rowid=False,
         **_OPTIONS,
     )
 
