@@ -8,22 +8,22 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 from uuid import UUID
 
 import msgspec
 
 from sessiondb import ending, federation, listing
 from sessiondb.abuse import Abuse
+from sessiondb.auditing import Audit
 from sessiondb.choosing import lifetime_for
 from sessiondb.core import assurance, codec, token
 from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.change import Create
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.events import EventType
-from sessiondb.core.limits import Limits, SuspiciousNetwork
+from sessiondb.core.limits import Limits
 from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policies import Policies
 from sessiondb.core.policy import Policy
@@ -41,6 +41,7 @@ from sessiondb.keyring import KeyRing
 from sessiondb.lifespan import Lifespan
 from sessiondb.listing import Criteria, session_info
 from sessiondb.login import admit
+from sessiondb.looking import Looking
 from sessiondb.opening import open_session
 from sessiondb.probing import Readiness
 from sessiondb.runtime import Runtime
@@ -49,7 +50,7 @@ from sessiondb.settings import OnLoadError, PolicyFor, Settings, check_settings,
 from sessiondb.source import store_from
 from sessiondb.state import State
 from sessiondb.stores._near_siblings import Siblings
-from sessiondb.stores.base import EventPage, EventQuery, Query, Stats, Store, Swept
+from sessiondb.stores.base import Query, Store, Swept
 from sessiondb.stores.encrypting import Reencrypted
 from sessiondb.watching import Ends
 from sessiondb.writes import applied, never_delivered, new_record, whole
@@ -67,7 +68,7 @@ class Issued(msgspec.Struct, frozen=True):
         return f"Issued(sid={self.session.sid!r})"
 
 
-class SessionDB:
+class SessionDB(Looking):
     """The session database.
 
     * ``url`` (``$SESSIONDB_URL``, else ``sqlite:///sessions.db``): a URL, a ``Store``, or an SQLAlchemy engine
@@ -85,6 +86,8 @@ class SessionDB:
     * ``limits`` (``Limits()``): keys per session, and what one network may do.
     * ``near_cache`` (``None``): keep sessions in this process, so that pages need no call of the database:
       ``NearCache(staleness=1.0)``. See docs/near-cache.md for what that means for others' writes.
+    * ``audit`` (``Audit()``): how the audit trail is kept, signed and exported; ``"required"``: no change without its
+      event.
     * ``announce`` (``False``): have hooks of other processes told of the ends that this one writes, though it has none
       of its own (see ``on_end``).
     * ``sweep_every`` (60 s): how often this worker offers to sweep; ``None``: only ``sweep()`` does.
@@ -108,6 +111,7 @@ class SessionDB:
         max_session_bytes: int = codec.MAX_BYTES,
         keys: KeyRing | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
+        audit: Audit | Literal["required", "queued"] = "queued",
         announce: bool = False,
         near_cache: NearCache | None = None,
         sweep_every: float | None = 60.0,
@@ -123,6 +127,7 @@ class SessionDB:
             keys=keys,
             limits=limits,
             near_cache=near_cache,
+            audit=audit,
             clock=clock,
         )
         if url is None:
@@ -148,6 +153,7 @@ class SessionDB:
             announce=announce,
             near_cache=near_cache,
             near_siblings=Siblings(),
+            audit=audit if isinstance(audit, Audit) else Audit(required=audit == "required"),
         )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
         self._ends = Ends()
@@ -422,39 +428,3 @@ class SessionDB:
             raise ConfigurationError("SessionDB.reencrypt: there are no keys; use SessionDB(keys=KeyRing.from_env()).")
         await self.runtime.ready()
         return await reencryption.one_pass(Sid(after) if after is not None else None, limit)
-
-    async def stats(self) -> Stats:
-        """Counts of sessions, users and events; ``db.counters`` has what this process has seen."""
-        async with self.runtime.using_store() as store:
-            return await store.stats()
-
-    def suspicious_networks(self, limit: int = 20) -> list[SuspiciousNetwork]:
-        """The networks from which most tokens came that open nothing, worst first, as this process has seen them."""
-        return self._abuse.worst(limit)
-
-    async def events(
-        self,
-        *,
-        user_id: str | None = None,
-        sid: str | None = None,
-        actor: str | None = None,
-        type: str | None = None,
-        since: int | None = None,
-        until: int | None = None,
-        after: int | None = None,
-        limit: int = 100,
-    ) -> EventPage:
-        """The audit trail, newest first. Times in microseconds; ``after`` is the ``next`` of the page before.
-
-        ``user_id`` is whom the events are about, ``actor`` who has done them, where that is somebody else.
-        """
-        query = EventQuery(
-            user_id=user_id, sid=sid, actor=actor, type=type, since=since, until=until, after=after, limit=limit
-        )
-        runtime = self.runtime
-        await runtime.ready()
-        await runtime.background.flush()
-        async with runtime.using_store() as store:
-            page = await store.events(query)
-        # Without seals, which are bytes: an endpoint may return what people are shown.
-        return EventPage([replace(event, seal=None) for event in page.events], page.next)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from typing import TypeVar, TypeVarTuple
 
+from sessiondb.auditing import Auditing
 from sessiondb.background import Background, Waiting
 from sessiondb.core.breaker import Circuit
 from sessiondb.core.change import Applied, Change, End, Gone, Outcome, new_change_id
@@ -71,7 +72,7 @@ class Runtime:
         self._inner: Store = ChainingStore(
             RecoveringStore(store),
             later=lambda event: self.background.event(event),
-            required=settings.audit_required,
+            required=settings.audit.required,
             counters=counters,
         )
         self.reencryption: Reencryption | None = None
@@ -107,6 +108,7 @@ class Runtime:
         self._failure: str | None = None
         self._offset = 0
         self.sweeping = Sweeping(self, settings.sweep_every)
+        self.auditing = Auditing(self, settings.audit)
         self.timers = Timers(self.writes.failed)
 
     # -- policies -----------------------------------------------------------------------------------------
@@ -164,6 +166,7 @@ class Runtime:
             self.reencryption.schedule(self.timers)
         if self._settings.sweep_every is not None and not self._leaves_hooks_to_others:
             self.sweeping.schedule(self.timers)
+            self.auditing.schedule(self.timers)
         elif not self._settings.announce:
             self.sweeping.schedule_notes(self.timers)
 

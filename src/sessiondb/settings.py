@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from sessiondb.abuse import Abuse
+from sessiondb.auditing import Audit
 from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.calls import takes
 from sessiondb.core.errors import ConfigurationError
@@ -39,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True):
     announce: bool = False
     near_cache: NearCache | None = None
     near_siblings: Siblings | None = None
-    audit_required: bool = False
+    audit: Audit = Audit()
 
 
 def check_settings(
@@ -53,6 +54,7 @@ def check_settings(
     keys: object,
     limits: object,
     near_cache: object,
+    audit: object,
     clock: object,
 ) -> None:
     """Raise ``ConfigurationError`` for the first setting that cannot work, with what would."""
@@ -79,6 +81,8 @@ def check_settings(
         raise ConfigurationError(
             f"SessionDB: near_cache is {near_cache!r:.100}; use near_cache=NearCache(...), or None for none."
         )
+    if not isinstance(audit, Audit) and audit not in ("required", "queued"):
+        raise ConfigurationError(f"SessionDB: audit is {audit!r:.100}; use 'required', 'queued' or Audit(...).")
     if not callable(clock):
         raise ConfigurationError(f"SessionDB: clock is {clock!r:.100}; use a function that returns microseconds.")
 

@@ -52,6 +52,7 @@ class EventType(enum.StrEnum):
     USER_FORGOTTEN = "user_forgotten"  # personal fields of these places of the trail were erased
     AUDIT_AGED = "audit_aged"  # addresses older than this were erased from the trail
     AUDIT_PURGED = "audit_purged"  # these streams begin later than they did
+    AUDIT_CHECKPOINT = "audit_checkpoint"  # the ends of all streams, signed
 
 
 _LOGIN = frozenset(
@@ -77,6 +78,7 @@ _ADMIN = frozenset(
         EventType.USER_FORGOTTEN,
         EventType.AUDIT_AGED,
         EventType.AUDIT_PURGED,
+        EventType.AUDIT_CHECKPOINT,
     }
 )
 

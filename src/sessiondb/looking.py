@@ -1,0 +1,104 @@
+"""The verbs of a ``SessionDB`` that look: counts, the audit trail, and what belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from uuid import UUID
+
+from sessiondb import forgetting, verifying
+from sessiondb.abuse import Abuse
+from sessiondb.core.checkpoints import Checkpoint
+from sessiondb.core.limits import SuspiciousNetwork
+from sessiondb.core.record import check_user_id
+from sessiondb.core.signing import Verifier
+from sessiondb.forgetting import Forgotten
+from sessiondb.runtime import Runtime
+from sessiondb.stores.base import EventPage, EventQuery, Stats
+from sessiondb.verifying import Verification
+
+
+class Looking:
+    """The half of ``SessionDB`` that looks at what has happened."""
+
+    _abuse: Abuse
+
+    @property
+    def runtime(self) -> Runtime:
+        """What this database keeps for the running event loop."""
+        raise NotImplementedError
+
+    async def stats(self) -> Stats:
+        """Counts of sessions, users and events; ``db.counters`` has what this process has seen."""
+        async with self.runtime.using_store() as store:
+            return await store.stats()
+
+    def suspicious_networks(self, limit: int = 20) -> list[SuspiciousNetwork]:
+        """The networks from which most tokens came that open nothing, worst first, as this process has seen them."""
+        return self._abuse.worst(limit)
+
+    # -- the audit trail ----------------------------------------------------------------------------------
+
+    async def events(
+        self,
+        *,
+        user_id: str | None = None,
+        sid: str | None = None,
+        actor: str | None = None,
+        type: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        after: int | None = None,
+        limit: int = 100,
+    ) -> EventPage:
+        """The audit trail, newest first. Times in microseconds; ``after`` is the ``next`` of the page before.
+
+        ``user_id`` is whom the events are about, ``actor`` who has done them, where that is somebody else.
+        """
+        query = EventQuery(
+            user_id=user_id, sid=sid, actor=actor, type=type, since=since, until=until, after=after, limit=limit
+        )
+        runtime = self.runtime
+        await runtime.ready()
+        await runtime.background.flush()
+        async with runtime.using_store() as store:
+            page = await store.events(query)
+        # Without seals, which are bytes: an endpoint may return what people are shown.
+        return EventPage([replace(event, seal=None) for event in page.events], page.next)
+
+    async def checkpoint(self) -> Checkpoint | None:
+        """Sign where the audit trail stands now, and export it; ``None`` if nothing has happened since the last one.
+
+        With ``Audit(signer=...)`` it is made every hour anyway. Raises ``StoreError``.
+        """
+        return await self.runtime.auditing.checkpoint()
+
+    async def verify_trail(
+        self,
+        exported: Iterable[str | Checkpoint] = (),
+        *,
+        verifiers: Sequence[Verifier] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Verification:
+        """Whether the audit trail is what was written, behind the last of the ``exported`` checkpoints.
+
+        ``verifiers``: keys that checkpoints and statements must be signed by (that of ``Audit(signer=...)``). See
+        ``sessiondb.verifying.verify``. Raises ``ValueError`` for a line that is no checkpoint, ``StoreError``.
+        """
+        runtime = self.runtime
+        await runtime.ready()
+        await runtime.background.flush()
+        if verifiers is None:
+            signer = runtime.auditing.audit.signer
+            verifiers = () if signer is None else (signer,)
+        async with runtime.using_store() as store:
+            return await verifying.verify(store, exported=exported, verifiers=verifiers, progress=progress)
+
+    async def forget(self, user_id: str | int | UUID) -> Forgotten:
+        """Erase a person: their sessions, living or ended, what is known of their logins, and their name, addresses and
+        user agents in the audit trail, which stays as sound as it was. Events say that somebody was forgotten, not who.
+
+        What other workers have seen in the last second may come after it: lock the user before, or call it again.
+        Raises ``StoreError``; calling it again goes on where it stopped.
+        """
+        return await forgetting.forget(self.runtime, check_user_id(user_id))
