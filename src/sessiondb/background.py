@@ -20,6 +20,9 @@ MOST_EVENTS = 10_000
 MOST_ENDS = 100_000
 
 
+_End = tuple[End, Event | None]
+
+
 class Waiting(NamedTuple):
     """How many touches, ends and events have not been written."""
 
@@ -41,7 +44,7 @@ class Background:
         self._counters = counters
         self._outage = Outage(f"{store.name}, writing touches and events, which are kept and tried again")
         self._touches = Touches(store, counters, self._outage)
-        self._ends: dict[Sid, End] = {}
+        self._ends: dict[Sid, _End] = {}
         self._events: list[Event] = []
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -56,8 +59,8 @@ class Background:
         """Queue the end of a session that nobody waits for."""
         self._touches.forget(change.sid)
         if len(self._ends) < MOST_ENDS:
-            self._ends[change.sid] = change
-        if event is not None:
+            self._ends[change.sid] = change, event
+        elif event is not None:
             self.event(event)
         self._schedule()
 
@@ -85,7 +88,8 @@ class Background:
     @property
     def waiting(self) -> Waiting:
         """How much has not been written yet; what a call under way carries may not be counted."""
-        return Waiting(len(self._touches), len(self._ends), len(self._events))
+        events = len(self._events) + sum(event is not None for _, event in self._ends.values())
+        return Waiting(len(self._touches), len(self._ends), events)
 
     async def give_up(self) -> Waiting:
         """Stop; what a batch under way carries counts as not written. Returns what is lost."""
@@ -162,14 +166,16 @@ class Background:
             self._put_back_events(events)
             raise
 
-    async def _write_ends(self, ends: Sequence[End]) -> None:
+    async def _write_ends(self, ends: Sequence[_End]) -> None:
         size = self._store.batching.changes
         for start in range(0, len(ends), size):
             await self._write_batch(ends[start : start + size])
 
-    async def _write_batch(self, ends: Sequence[End]) -> None:
+    async def _write_batch(self, ends: Sequence[_End]) -> None:
         try:
-            results = await self._store.apply(ends)
+            results = await self._store.apply(
+                [end for end, _ in ends], [event for _, event in ends if event is not None]
+            )
         except StoreError as error:
             self._failed(ends, error)
             return
@@ -179,14 +185,14 @@ class Background:
         elif self._outage.lasting:
             self._outage.over()
 
-    def _failed(self, ends: Sequence[End], error: StoreError) -> None:
+    def _failed(self, ends: Sequence[_End], error: StoreError) -> None:
         self._counters["background_write_failures"] += len(ends)
         self._outage.failed(error)
         self._put_back(ends)
 
-    def _put_back(self, ends: Iterable[End]) -> None:
-        for end in ends:
-            self.end(end)
+    def _put_back(self, ends: Iterable[_End]) -> None:
+        for end, event in ends:
+            self.end(end, event)
 
     async def _write_events(self, events: list[Event]) -> None:
         try:

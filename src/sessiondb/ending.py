@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.record import NO_USER, EndReason
@@ -73,21 +75,23 @@ async def end_user(
 
 async def revoke_all(runtime: Runtime, user_id: str, reason: EndReason, keep: Sid | None = None) -> int:
     """``end_user``, with its event."""
-    ended = await end_user(runtime, user_id, reason, keep=keep)
-    note(runtime, EventType.USER_REVOKED, user_id, reason, {"ended": ended})
+    async with noted(runtime, EventType.USER_REVOKED, user_id, reason) as details:
+        ended = details["ended"] = await end_user(runtime, user_id, reason, keep=keep)
     return ended
 
 
 async def revoke_where(runtime: Runtime, selection: Selection, reason: EndReason, *, dry_run: bool = False) -> int:
     """End the living sessions that are meant, page by page; how many. With ``dry_run`` they are only counted."""
     count = 0
-    async for records in walk(runtime, selection):
-        if dry_run:
+    if dry_run:
+        async for records in walk(runtime, selection):
             count += len(records)
-        elif records:
-            count += len(await end_sids(runtime, [record.sid for record in records], reason))
-    if not dry_run:
-        note(runtime, EventType.SESSIONS_REVOKED, selection.user_id, reason, {"ended": count})
+        return count
+    async with noted(runtime, EventType.SESSIONS_REVOKED, selection.user_id, reason) as details:
+        async for records in walk(runtime, selection):
+            if records:
+                count += len(await end_sids(runtime, [record.sid for record in records], reason))
+        details["ended"] = count
     return count
 
 
@@ -98,6 +102,14 @@ async def revoke_everyone(runtime: Runtime, reason: EndReason, *, dry_run: bool 
     """
     await runtime.ready()  # its clock says what "now" is
     selection = Selection(created_before=runtime.now() + 1)
+    if dry_run:
+        return await _end_all(runtime, selection, reason, dry_run=True)
+    async with noted(runtime, EventType.SESSIONS_REVOKED, None, reason, {"everyone": 1}) as details:
+        ended = details["ended"] = await _end_all(runtime, selection, reason)
+    return ended
+
+
+async def _end_all(runtime: Runtime, selection: Selection, reason: EndReason, *, dry_run: bool = False) -> int:
     ended, found = 0, -1
     while found:
         found = 0
@@ -107,7 +119,6 @@ async def revoke_everyone(runtime: Runtime, reason: EndReason, *, dry_run: bool 
                 ended += len(await end_sids(runtime, [record.sid for record in records], reason))
         if dry_run:
             return found
-    note(runtime, EventType.SESSIONS_REVOKED, None, reason, {"ended": ended, "everyone": 1})
     return ended
 
 
@@ -117,11 +128,9 @@ async def lock_user(runtime: Runtime, user_id: str, until: Moment | None, reason
     not_before = LOCKED_FOR_GOOD if until is None else moment("until", until)
     if not_before <= runtime.now():
         raise ValueError("until is past already, so it would lock nobody; use a later time, or None for good.")
-    ended = await end_user(runtime, user_id, reason, not_before=not_before)
-    details: dict[str, str | int] = {"ended": ended}
-    if until is not None:
-        details["until"] = not_before
-    note(runtime, EventType.USER_LOCKED, user_id, reason, details)
+    known = {} if until is None else {"until": not_before}
+    async with noted(runtime, EventType.USER_LOCKED, user_id, reason, known) as details:
+        ended = details["ended"] = await end_user(runtime, user_id, reason, not_before=not_before)
     return ended
 
 
@@ -130,9 +139,8 @@ async def unlock_user(runtime: Runtime, user_id: str) -> None:
     await runtime.ready()
     now = runtime.now()
     query = Query(now=now, caps=runtime.caps, user_id=user_id, sids=(), not_before=now, lift=True)
-    async with runtime.using_store() as store:
+    async with noted(runtime, EventType.USER_UNLOCKED, user_id, None), runtime.using_store() as store:
         await store.end_where(query, EndReason.REVOKED)
-    note(runtime, EventType.USER_UNLOCKED, user_id, None, {})
 
 
 def link_name(link: bytes) -> str:
@@ -171,11 +179,25 @@ async def end_links(runtime: Runtime, links: Sequence[bytes], reason: EndReason)
     return len(ended)
 
 
-def note(
-    runtime: Runtime, type_: EventType, user_id: str | None, reason: str | None, details: Mapping[str, str | int]
-) -> None:
-    """Count an event of now that no single session has, and queue it."""
+@asynccontextmanager
+async def noted(
+    runtime: Runtime,
+    type_: EventType,
+    user_id: str | None,
+    reason: str | None,
+    details: Mapping[str, str | int] | None = None,
+) -> AsyncIterator[dict[str, str | int]]:
+    """Around what somebody does to others' sessions: its event, to whose details the block may add what came of it.
+
+    Where the audit is required the event is written first, without that, and what cannot be told is not done.
+    """
+    await runtime.ready()
+    told = dict(details or {})
+    event = Event(type=type_, at=runtime.now(), user_id=user_id, reason=reason and str(reason), details=told)
+    if runtime.audit_required:
+        async with runtime.using_store() as store:
+            await store.append([replace(event, details=dict(told))])
+    yield told
     runtime.counters[type_.value] += 1
-    runtime.background.event(
-        Event(type=type_, at=runtime.now(), user_id=user_id, reason=reason and str(reason), details=details)
-    )
+    if not runtime.audit_required:
+        runtime.background.event(replace(event, at=runtime.now()))

@@ -13,7 +13,7 @@ import msgspec
 from sessiondb.core.errors import SessionDataError
 from sessiondb.core.events import EventType
 from sessiondb.core.record import LINK_BYTES, EndReason
-from sessiondb.ending import end_links, note
+from sessiondb.ending import end_links, noted
 from sessiondb.runtime import Runtime
 
 _LONGEST = 2048
@@ -67,8 +67,8 @@ def _logout_links(idp: IdP) -> list[bytes]:
 
 async def revoke_idp(runtime: Runtime, idp: IdP, reason: EndReason = EndReason.IDP_LOGOUT) -> int:
     """End the sessions that a logout of ``idp`` means, and refuse the logins under way from there; how many."""
-    ended = await end_links(runtime, _logout_links(idp), reason)
-    note(runtime, EventType.IDP_LOGOUT, None, reason, {"issuer": idp.issuer[:200], "ended": ended})
+    async with noted(runtime, EventType.IDP_LOGOUT, None, reason, {"issuer": idp.issuer[:200]}) as details:
+        ended = details["ended"] = await end_links(runtime, _logout_links(idp), reason)
     return ended
 
 

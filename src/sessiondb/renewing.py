@@ -64,12 +64,10 @@ async def _rotate(state: State, record: Record, change: Update) -> Renewed:
     issued = held.rotated(salt)
     rotate = Rotate(record.secret_hash, token.digest(issued.secret), salt, runtime.now())
     rotating = msgspec.structs.replace(change, rotate=rotate)
-    outcome = await runtime.apply_one(rotating)
+    outcome = await _apply_renewal(state, record, rotating)
     if isinstance(outcome, Conflict):
         # Another request rotated first: its token is the one to hold, and ours carries the rest alone.
         return await _without_secret(state, record, change)
-    if isinstance(outcome, Applied):
-        runtime.background.event(runtime.event(EventType.SESSION_RENEWED, record=record, ip=state.visitor.ip))
     return Renewed(record, rotating, outcome, issued)
 
 
@@ -82,14 +80,23 @@ async def _replace(state: State, record: Record, change: Update) -> Renewed:
     for _ in range(1 + PROOF_TRIES):
         rotate = Rotate(found.secret_hash, token.digest(issued.secret), NO_SALT, state.runtime.now())
         replacing = msgspec.structs.replace(change, id=new_change_id(), rotate=rotate)
-        outcome = await state.runtime.apply_one(replacing)
+        outcome = await _apply_renewal(state, record, replacing)
         if not isinstance(outcome, Conflict):
-            if isinstance(outcome, Applied):
-                event = state.runtime.event(EventType.SESSION_RENEWED, record=record, ip=state.visitor.ip)
-                state.runtime.background.event(event)
             return Renewed(found, replacing, outcome, issued)
         found = outcome.record
     raise StoreError("The session kept being rotated while its secret was to be replaced.", outcome="conflict")
+
+
+async def _apply_renewal(state: State, record: Record, change: Update) -> Outcome:
+    """Apply a change with a new secret, and tell of it. Where that is required, one that loses its race is told too."""
+    runtime = state.runtime
+    if runtime.audit_required:
+        event = runtime.event(EventType.SESSION_RENEWED, record=record, ip=state.visitor.ip)
+        return await runtime.apply_one(change, event)
+    outcome = await runtime.apply_one(change)
+    if isinstance(outcome, Applied):
+        runtime.background.event(runtime.event(EventType.SESSION_RENEWED, record=record, ip=state.visitor.ip))
+    return outcome
 
 
 async def _without_secret(state: State, record: Record, change: Update) -> Renewed:

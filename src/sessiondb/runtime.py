@@ -21,13 +21,13 @@ from sessiondb.core.policies import Policies
 from sessiondb.core.policy import SECOND, Caps, touch_interval
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
-from sessiondb.hooks import Announcer
+from sessiondb.hooks import Announcer, Hook
 from sessiondb.outage import Outage
 from sessiondb.probing import Prober
 from sessiondb.reencryption import Reencryption
 from sessiondb.settings import Settings
 from sessiondb.stores.announcing import AnnouncingStore
-from sessiondb.stores.base import ChangeResult, Ended, Store
+from sessiondb.stores.base import ChangeResult, Ended, EventQuery, Store
 from sessiondb.stores.chaining import ChainingStore
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.encrypting import EncryptingStore
@@ -82,8 +82,10 @@ class Runtime:
             self.reencryption = Reencryption(
                 store, encrypting, settings.keys, caps=lambda: self.caps, now=self.now, timeout=settings.timeout * 5
             )
-        hooks = settings.hooks
-        functions = () if hooks is None else hooks.used()
+        self.audit_required = settings.audit.required
+        functions: Sequence[Hook] = () if settings.hooks is None else settings.hooks.used()
+        if self.audit_required:
+            functions = [self._audit_end, *functions]
         self.announcer: Announcer | None = None
         self._leaves_hooks_to_others = settings.announce and not functions
         if functions or settings.announce:
@@ -404,6 +406,18 @@ class Runtime:
         for one in ended:
             self.ended(one.sid, one.reason)
             self.counters[EventType.SESSION_ENDED.value] += 1
-            self.background.event(
-                Event(type=EventType.SESSION_ENDED, at=one.at, sid=one.sid, user_id=one.user_id, reason=one.reason)
-            )
+            if not self.audit_required:
+                self.background.event(_end_event(one))
+
+    async def _audit_end(self, ended: Ended) -> None:
+        """Where the audit is required, the first hook of every end: it counts as announced when its event is written.
+
+        Ends by a change bring their event with them, those by a set-based verb do not.
+        """
+        store = self.store
+        if not (await store.events(EventQuery(sid=ended.sid, type=EventType.SESSION_ENDED, limit=1))).events:
+            await store.append([_end_event(ended)])
+
+
+def _end_event(ended: Ended) -> Event:
+    return Event(type=EventType.SESSION_ENDED, at=ended.at, sid=ended.sid, user_id=ended.user_id, reason=ended.reason)
