@@ -6,7 +6,6 @@ forgotten first.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.core.networks import network_of
 from sessiondb.core.policy import SECOND
 
 MINUTE = 60 * SECOND
@@ -63,14 +63,7 @@ class Limits:
 
     def network_of(self, address: str) -> str:
         """The network of an address, such as ``"192.0.2.0/24"``; what is no IP address stands for itself."""
-        try:
-            ip = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return address[:LONGEST_NAME]
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        prefix = self.ipv4_prefix if ip.version == 4 else self.ipv6_prefix
-        return str(ipaddress.ip_network((ip, prefix), strict=False))
+        return network_of(address, self.ipv4_prefix, self.ipv6_prefix) or address[:LONGEST_NAME]
 
 
 class Buckets:
