@@ -137,7 +137,7 @@ class HalfAStore:
             HalfAStore(),
             [
                 "HalfAStore is no Store yet: it lacks announced,",
-                "append, events, stats",
+                "append, events, streams",
                 "sessiondb.Store",
             ],
         ),

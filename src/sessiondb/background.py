@@ -46,6 +46,7 @@ class Background:
         self._touches = Touches(store, counters, self._outage)
         self._ends: dict[Sid, _End] = {}
         self._events: list[Event] = []
+        self._unsettled = 0  # events that were sent, and which the store writes again with the next ones
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.Task[None] | None = None
         self._touching: asyncio.Task[None] | None = None
@@ -88,7 +89,7 @@ class Background:
     @property
     def waiting(self) -> Waiting:
         """How much has not been written yet; what a call under way carries may not be counted."""
-        events = len(self._events) + sum(event is not None for _, event in self._ends.values())
+        events = len(self._events) + self._unsettled + sum(event is not None for _, event in self._ends.values())
         return Waiting(len(self._touches), len(self._ends), events)
 
     async def give_up(self) -> Waiting:
@@ -139,7 +140,7 @@ class Background:
             self._start_touching(FLUSH_EVERY)
 
     def _start_telling(self) -> None:
-        if self._ends or self._events:
+        if self._ends or self._events or self._unsettled:
             self._telling = _start(self._tell())
 
     def _start_touching(self, within: float) -> None:
@@ -159,12 +160,12 @@ class Background:
         events, self._events = self._events, []
         try:
             await self._write_ends([*ends.values()])
-            if events:
-                await self._write_events(events)
         except asyncio.CancelledError:
             self._put_back(ends.values())
             self._put_back_events(events)
             raise
+        if events or self._unsettled:
+            await self._write_events(events)
 
     async def _write_ends(self, ends: Sequence[_End]) -> None:
         size = self._store.batching.changes
@@ -197,11 +198,19 @@ class Background:
     async def _write_events(self, events: list[Event]) -> None:
         try:
             await self._store.append(events)
+        except asyncio.CancelledError:
+            self._unsettled += len(events)
+            raise
         except StoreError as error:
             self._counters["background_write_failures"] += len(events)
             self._outage.failed(error)
-            self._put_back_events(events)
+            if error.outcome == "not_applied":
+                self._put_back_events(events)
+            else:
+                self._unsettled += len(events)
+                self._schedule()
         else:
+            self._unsettled = 0
             if self._outage.lasting:
                 self._outage.over()
 

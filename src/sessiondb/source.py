@@ -24,7 +24,7 @@ def store_from(source: object) -> Store:
     url: Any = getattr(getattr(source, "sync_engine", source), "url", None)
     if hasattr(type(url), "render_as_string"):
         return open_store(_without_driver(url.render_as_string(hide_password=False)))
-    if len(lacks) < len(members) / 2 and not isinstance(source, type):
+    if not {"load", "apply"} & set(lacks) and not isinstance(source, type):
         raise ConfigurationError(
             f"SessionDB: {type(source).__name__} is no Store yet: it lacks {', '.join(lacks)} (see sessiondb.Store)."
         )
