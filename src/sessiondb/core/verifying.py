@@ -98,9 +98,7 @@ class StreamVerifier:
                 f"events {self.last + 1} to {head.seq} are missing at the end, and were there at the checkpoint",
             )
         for seq in _blamed(self._broken):
-            self._report(
-                "altered", seq, "it is not the event that was written: what follows has another digest of it"
-            )
+            self._report("altered", seq, "it is not the event that was written: what follows has another digest of it")
         return sorted(self._problems, key=lambda problem: problem.seq)[:MOST_PROBLEMS]
 
     def _begin(self, seq: int, last: int) -> None:
