@@ -1,7 +1,7 @@
 """Addresses, and the networks that they are in. Pure.
 
-One spelling for each address: an IPv4 client of a server that listens on both is no other than over IPv4 alone (RFC 4291
-2.5.5.2), and the zone of a link-local address (RFC 4007) names an interface of this machine, not the client.
+One spelling for each address: an IPv4 client of a server that listens on both is no other than over IPv4 alone (RFC
+4291, 2.5.5.2), and the zone of a link-local address (RFC 4007) names an interface of this machine, not the client.
 """
 
 from __future__ import annotations
