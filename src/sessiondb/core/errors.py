@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NoReturn
@@ -204,7 +205,7 @@ def raise_own(error: Exception) -> NoReturn:
     if isinstance(error, StoreUnavailable):
         own = StoreUnavailable(str(error), outcome=error.outcome, retry_after=error.retry_after, partial=error.partial)
     elif isinstance(error, StoreError):
-        own = StoreError(str(error), outcome=error.outcome)
+        own = copy.copy(error)
     elif isinstance(error, SessionDataError):
         own = SessionDataError(str(error), key=error.key)
     else:

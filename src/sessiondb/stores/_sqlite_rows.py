@@ -8,11 +8,8 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-import msgspec
-
 from sessiondb.core.change import Applied, Change, Create, Gone, Outcome, Touch, Update, apply, remember
 from sessiondb.core.errors import SessionDataError
-from sessiondb.core.events import Event, EventType
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import ChangeResult
@@ -23,10 +20,7 @@ _FIXED = frozenset({"sid", "series_hash", "user_id", "created_at", "client_first
 _MUTABLE = tuple(name for name in _COLUMNS if name not in _FIXED)
 # What an ordinary delta changes; check_at is left out: SQLite would write its index even for an equal value.
 _DELTA = ("rev", "last_changes", "last_seen_at", "client_last", "data")
-_MOST_ROWS = 500
-
-_decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
-_encode = msgspec.json.Encoder().encode
+MOST_ROWS = 500
 
 
 class Rows:
@@ -41,7 +35,6 @@ class Rows:
         self.links = f"{prefix}links"
         self.users = f"{prefix}users"
         self.meta = f"{prefix}meta"
-        self.events = f"{prefix}events"
         # JSON columns are text for people; read as bytes they are spared a decoding that nobody needs.
         columns = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXT_JSON else name for name in _COLUMNS)
         self.select = f"SELECT {columns} FROM {self.sessions}"
@@ -49,7 +42,6 @@ class Rows:
         self.select_bare = self.select.replace("CAST(data AS BLOB)", "CAST('{}' AS BLOB)")
         self._update_all = f"UPDATE {self.sessions} SET {_assignments(_MUTABLE)} WHERE sid = ?"
         self._insert = f"INSERT INTO {self.sessions} ({', '.join(_COLUMNS)})"
-        self._insert_event = f"INSERT INTO {self.events} (at, type, sid, user_id, reason, ip, details)"
         self._update_delta = f"UPDATE {self.sessions} SET {_assignments(_DELTA)} WHERE sid = ?"
         self._deltas = (
             f"UPDATE {self.sessions} AS s SET rev = s.rev + 1, last_changes = v.column3, data = v.column4, "
@@ -76,17 +68,15 @@ class Rows:
     def load(self, connection: sqlite3.Connection, sids: Sequence[Sid]) -> dict[Sid, Record]:
         """The records there are of ``sids``."""
         found: dict[Sid, Record] = {}
-        for start in range(0, len(sids), _MOST_ROWS):
-            part = sids[start : start + _MOST_ROWS]
-            where = f"WHERE sid IN ({_marks(len(part))})"
+        for start in range(0, len(sids), MOST_ROWS):
+            part = sids[start : start + MOST_ROWS]
+            where = f"WHERE sid IN ({marks(len(part))})"
             for row in connection.execute(f"{self.select} {where}", part).fetchall():
                 found[row[0]] = to_record(row)
         return found
 
-    def apply(
-        self, connection: sqlite3.Connection, changes: Sequence[Change], events: Sequence[Event], now: int
-    ) -> list[ChangeResult]:
-        """Write ``changes`` and ``events``, inside a transaction that the caller commits."""
+    def apply(self, connection: sqlite3.Connection, changes: Sequence[Change], now: int) -> list[ChangeResult]:
+        """Write ``changes``, inside a transaction that the caller commits."""
         landed = self._at_once(connection, changes, now)
         rest = [change.sid for change in changes if change.sid not in landed]
         records = self.load(connection, rest) if rest else {}
@@ -94,8 +84,7 @@ class Rows:
         for change in changes:
             known = landed.get(change.sid)
             results.append(known or self._one_by_one(connection, records.get(change.sid), change, now))
-        _insert(connection, self._insert_link, _links(changes, results))
-        self.append(connection, events)
+        insert(connection, self._insert_link, _links(changes, results))
         return results
 
     def _at_once(self, connection: sqlite3.Connection, changes: Sequence[Change], now: int) -> dict[Sid, Outcome]:
@@ -108,12 +97,12 @@ class Rows:
         deltas = _deltas(changes)
         touches = [(change, change.touch) for change in changes if isinstance(change, Update) and change.only_touches]
         landed: dict[Sid, Outcome] = {}
-        if creates and _insert(connection, self._insert, [to_row(change.record, _COLUMNS) for change in creates]):
+        if creates and insert(connection, self._insert, [to_row(change.record, _COLUMNS) for change in creates]):
             landed.update((change.sid, Applied(change.record.rev)) for change in creates)
-        if deltas and _run(connection, self._deltas, [_delta_row(change, seen, now) for change, seen in deltas]):
+        if deltas and run(connection, self._deltas, [_delta_row(change, seen, now) for change, seen in deltas]):
             landed.update((change.sid, Applied(seen.rev + 1)) for change, seen in deltas)
         if touches:
-            if _run(connection, self._touches, [(change.sid, *_seen(touch, now)) for change, touch in touches]):
+            if run(connection, self._touches, [(change.sid, *_seen(touch, now)) for change, touch in touches]):
                 landed.update((change.sid, Applied(0)) for change, _ in touches)
             else:
                 landed.update(self._touched(connection, [change.sid for change, _ in touches]))
@@ -122,10 +111,10 @@ class Rows:
     def _touched(self, connection: sqlite3.Connection, sids: Sequence[Sid]) -> dict[Sid, Outcome]:
         """What became of touches of ``sids`` in this transaction: the living have been touched."""
         found: dict[Sid, Outcome] = dict.fromkeys(sids, Gone(None))
-        for start in range(0, len(sids), _MOST_ROWS):
-            part = sids[start : start + _MOST_ROWS]
+        for start in range(0, len(sids), MOST_ROWS):
+            part = sids[start : start + MOST_ROWS]
             rows = connection.execute(
-                f"SELECT sid, ended_at, end_reason FROM {self.sessions} WHERE sid IN ({_marks(len(part))})", part
+                f"SELECT sid, ended_at, end_reason FROM {self.sessions} WHERE sid IN ({marks(len(part))})", part
             ).fetchall()
             found.update((sid, Applied(0) if ended_at is None else Gone(reason)) for sid, ended_at, reason in rows)
         return found
@@ -138,9 +127,9 @@ class Rows:
         ``None`` if not all of them can be written so, or not all were: ``apply`` finds out, and does the rest.
         """
         deltas = _deltas(changes)
-        if len(deltas) < len(changes) or len(changes) > _MOST_ROWS:
+        if len(deltas) < len(changes) or len(changes) > MOST_ROWS:
             return None
-        if not _run(connection, self._deltas, [_delta_row(change, seen, now) for change, seen in deltas]):
+        if not run(connection, self._deltas, [_delta_row(change, seen, now) for change, seen in deltas]):
             return None
         return [Applied(seen.rev + 1) for _, seen in deltas]
 
@@ -166,15 +155,15 @@ class Rows:
     def write_ends(self, connection: sqlite3.Connection, records: Sequence[Record]) -> None:
         """Write the ends of ``records``, which nobody else has changed since they were read."""
         names = ("sid", "rev", "last_changes", "ended_at", "end_reason", "purge_at", "check_at")
-        _run(connection, self._ends, [to_row(record, names) for record in records])
+        run(connection, self._ends, [to_row(record, names) for record in records])
 
     def move_checks(self, connection: sqlite3.Connection, checks: Sequence[tuple[int, Sid]]) -> None:
         """Have each sid looked at at its time."""
-        _run(connection, self._checks, checks)
+        run(connection, self._checks, checks)
 
     def lower_checks(self, connection: sqlite3.Connection, checks: Sequence[tuple[int, Sid]]) -> None:
         """Have each living sid looked at no later than at its time."""
-        _run(connection, self._lower_checks, checks)
+        run(connection, self._lower_checks, checks)
 
     def delete(self, connection: sqlite3.Connection, sids: Sequence[Sid]) -> None:
         """Delete sessions and their links."""
@@ -188,21 +177,17 @@ class Rows:
         """``sids`` as one parameter, whatever their number: SQLite bounds the number of parameters."""
         return "[" + ",".join(f'"{sid}"' for sid in sids) + "]"
 
-    def append(self, connection: sqlite3.Connection, events: Sequence[Event]) -> None:
-        """Write ``events``."""
-        _insert(connection, self._insert_event, [_event_row(event) for event in events])
 
-
-def _insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]]) -> bool:
+def insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]]) -> bool:
     """Whether all of ``rows`` are new, and inserted."""
-    return _run(connection, head + " VALUES {rows} ON CONFLICT DO NOTHING", rows)
+    return run(connection, head + " VALUES {rows} ON CONFLICT DO NOTHING", rows)
 
 
-def _run(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> bool:
+def run(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> bool:
     """Run ``statement`` for ``rows``; whether it changed as many."""
     changed = 0
-    for start in range(0, len(rows), _MOST_ROWS):
-        part = rows[start : start + _MOST_ROWS]
+    for start in range(0, len(rows), MOST_ROWS):
+        part = rows[start : start + MOST_ROWS]
         filled = _filled(statement, len(part), len(part[0]))
         # executemany, for one set of values: it asks SQLite for no last row id, so the interpreter's lock changes
         # hands once less.
@@ -212,11 +197,12 @@ def _run(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[An
 
 @cache
 def _filled(statement: str, rows: int, columns: int) -> str:
-    return statement.replace("{rows}", ",".join([f"({_marks(columns)})"] * rows))
+    return statement.replace("{rows}", ",".join([f"({marks(columns)})"] * rows))
 
 
 @cache
-def _marks(count: int) -> str:
+def marks(count: int) -> str:
+    """``count`` parameters."""
     return ",".join("?" * count)
 
 
@@ -232,20 +218,6 @@ def to_record(row: tuple[Any, ...]) -> Record:
 def to_row(record: Record, columns: Iterable[str]) -> tuple[Any, ...]:
     """The values of ``columns``."""
     return tuple(getattr(record, name).decode() if name in _TEXT_JSON else getattr(record, name) for name in columns)
-
-
-def to_event(row: tuple[Any, ...]) -> Event:
-    """The event in ``(at, type, sid, user_id, reason, ip, details)``."""
-    at, type_, sid, user_id, reason, ip, details = row
-    return Event(
-        type=EventType(type_),
-        at=at,
-        sid=sid,
-        user_id=user_id,
-        reason=reason,
-        ip=ip,
-        details=_decode_details(details),
-    )
 
 
 def _links(changes: Sequence[Change], results: Sequence[ChangeResult]) -> list[tuple[bytes, Sid]]:
@@ -285,8 +257,3 @@ def _seen(touch: Touch | None, now: int) -> tuple[int, str | None]:
     if touch is None:
         return 0, None
     return min(touch.at, now), touch.client.decode() if touch.client is not None else None
-
-
-def _event_row(event: Event) -> tuple[Any, ...]:
-    details = _encode(event.details).decode()
-    return event.at, str(event.type), event.sid, event.user_id, event.reason, event.ip, details

@@ -67,17 +67,58 @@ CREATE TABLE IF NOT EXISTS {p}users (
 );
 CREATE INDEX IF NOT EXISTS {p}users_not_before ON {p}users (not_before);
 CREATE TABLE IF NOT EXISTS {p}events (
-  id      INTEGER PRIMARY KEY,
-  at      INTEGER NOT NULL,
-  type    TEXT NOT NULL,
-  sid     TEXT,
-  user_id TEXT,
-  reason  TEXT,
-  ip      TEXT,
-  details TEXT NOT NULL DEFAULT '{{}}'
+  id               INTEGER PRIMARY KEY,
+  at               INTEGER NOT NULL,
+  type             TEXT NOT NULL,
+  sid              TEXT,
+  user_id          TEXT,
+  actor            TEXT,
+  reason           TEXT,
+  ip               TEXT,
+  details          TEXT NOT NULL DEFAULT '{{}}',
+  personal         TEXT NOT NULL DEFAULT '{{}}',
+  stream           TEXT NOT NULL,
+  seq              INTEGER NOT NULL,
+  previous         BLOB NOT NULL,
+  who_commitment   BLOB NOT NULL,
+  actor_commitment BLOB NOT NULL,
+  where_commitment BLOB NOT NULL,
+  who_salt         BLOB,
+  actor_salt       BLOB,
+  where_salt       BLOB
 );
 CREATE INDEX IF NOT EXISTS {p}events_user ON {p}events (user_id, id) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS {p}events_sid ON {p}events (sid, id) WHERE sid IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {p}events_actor ON {p}events (actor, id) WHERE actor IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {p}events_at ON {p}events (at);
+CREATE UNIQUE INDEX IF NOT EXISTS {p}events_place ON {p}events (stream, seq);
+CREATE TABLE IF NOT EXISTS {p}histories (
+  user_id    TEXT PRIMARY KEY NOT NULL,
+  logins     BLOB NOT NULL,
+  expires_at INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS {p}histories_expires ON {p}histories (expires_at);
+CREATE TABLE IF NOT EXISTS {p}buckets (
+  bucket     TEXT PRIMARY KEY NOT NULL,
+  items      INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS {p}buckets_expires ON {p}buckets (expires_at);
+CREATE TABLE IF NOT EXISTS {p}counters (
+  bucket TEXT NOT NULL,
+  item   BLOB NOT NULL,
+  total  INTEGER NOT NULL,
+  PRIMARY KEY (bucket, item)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS {p}sheets (
+  kind       TEXT NOT NULL,
+  bucket     INTEGER NOT NULL,
+  writer     TEXT NOT NULL,
+  data       BLOB NOT NULL,
+  expires_at INTEGER NOT NULL,
+  PRIMARY KEY (kind, bucket, writer)
+);
+CREATE INDEX IF NOT EXISTS {p}sheets_expires ON {p}sheets (expires_at);
 CREATE TABLE IF NOT EXISTS {p}meta (
   key   TEXT PRIMARY KEY NOT NULL,
   value TEXT NOT NULL

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 from sessiondb.core.errors import ConfigurationError, StoreError, StoreUnavailable, WriteOutcome
 from sessiondb.stores._sqlite_errors import breaks_connection, code_of, unavailable
+from sessiondb.stores._sqlite_jobs import Job, Work, answer
 
 Result = TypeVar("Result")
-Work = Callable[[sqlite3.Connection], Any]
 
 LOOK_AT_FILE_EVERY = 0.5
 SLOW = 0.002  # seconds that a read on the spot may take: longer, and the disk was asked
@@ -30,18 +30,6 @@ PAUSE = 0.25  # seconds without reads on the spot after one that was slow
 # that less and less often, up to 100 apart, while others come and go.
 LOOK_AGAIN = 8
 _STOP = None
-
-
-class Job:
-    """One piece of work, and who waits for it on which loop."""
-
-    __slots__ = ("alone", "future", "loop", "work")
-
-    def __init__(self, work: Work, alone: Work | None, loop: asyncio.AbstractEventLoop) -> None:
-        self.work = work
-        self.alone = alone
-        self.loop = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
 
 
 class Worker:
@@ -73,12 +61,14 @@ class Worker:
         work: Callable[[sqlite3.Connection], Result],
         *,
         alone: Callable[[sqlite3.Connection], Result | None] | None = None,
+        outside: bool = False,
     ) -> Result:
         """What ``work`` returns. Work whose caller has gone before it began is not done.
 
         ``alone`` is tried first where no other work waits, outside any transaction; ``None`` asks for ``work``.
+        ``outside``: for a writer's work that is not a transaction, which is done after those that wait.
         """
-        job = Job(work, alone, asyncio.get_running_loop())
+        job = Job(work, alone, outside, asyncio.get_running_loop())
         self._queue.put(job)
         if self._thread is None:
             self._start()
@@ -165,14 +155,17 @@ class Worker:
     def _do(self, jobs: list[Job]) -> None:
         self.groups += 1
         if not self._writes:
-            _answer(jobs, [self._read(job.work) for job in jobs])
+            answer(jobs, [self._read(job.work) for job in jobs])
             return
-        try:
-            connection = self._usable()
-        except Exception as error:
-            _answer(jobs, [_as_unavailable(error, self._path)] * len(jobs))
-        else:
-            self._write(connection, jobs)
+        for part in ([job for job in jobs if not job.outside], *([job] for job in jobs if job.outside)):
+            if not part:
+                continue
+            try:
+                connection = self._usable()
+            except Exception as error:
+                answer(part, [_as_unavailable(error, self._path)] * len(part))
+            else:
+                self._write(connection, part)
 
     def _read(self, work: Work) -> Any:
         """What ``work`` returns, or the error to raise."""
@@ -199,7 +192,7 @@ class Worker:
 
     def _write(self, connection: sqlite3.Connection, jobs: list[Job]) -> None:
         """All of ``jobs`` in one transaction; if one of them cannot be, each in its own."""
-        if len(jobs) == 1 and self._write_alone(connection, jobs[0]):
+        if len(jobs) == 1 and (self._write_alone(connection, jobs[0]) or self._do_outside(connection, jobs[0])):
             return
         outcome: WriteOutcome = "not_applied"
         try:
@@ -212,14 +205,14 @@ class Worker:
             if isinstance(error, sqlite3.Error):
                 found = unavailable(error, self._path, "not_applied" if rolled_back else outcome)
                 self._broken(error)
-                _answer(jobs, [found] * len(jobs))
+                answer(jobs, [found] * len(jobs))
             elif not isinstance(error, Exception) or len(jobs) == 1:
-                _answer(jobs, [error] * len(jobs))
+                answer(jobs, [error] * len(jobs))
             else:
                 for job in jobs:
                     self._write(connection, [job])
             return
-        _answer(jobs, results)
+        answer(jobs, results)
 
     def _write_alone(self, connection: sqlite3.Connection, job: Job) -> bool:
         """Whether ``job`` has been done, or has failed, as one statement."""
@@ -232,14 +225,28 @@ class Worker:
             failed_at_end = code_of(error) == sqlite3.SQLITE_IOERR
             result = unavailable(error, self._path, "unknown" if failed_at_end else "not_applied")
             self._broken(error)
-            _answer([job], [result])
+            answer([job], [result])
             return True
         except Exception:
             # Whether it landed or not: in a transaction the work finds that out, and fails its caller alone.
             return False
         if result is None:
             return False
-        _answer([job], [result])
+        answer([job], [result])
+        return True
+
+    def _do_outside(self, connection: sqlite3.Connection, job: Job) -> bool:
+        """Whether ``job`` is no transaction, and has been done or has failed."""
+        if not job.outside:
+            return False
+        try:
+            result = self._patiently(partial(job.work, connection))
+        except sqlite3.Error as error:
+            result = unavailable(error, self._path, "unknown")
+            self._broken(error)
+        except Exception as error:
+            result = error
+        answer([job], [result])
         return True
 
     def _patiently(self, call: Callable[[], Result]) -> Result:
@@ -311,25 +318,3 @@ def _as_unavailable(error: Exception, path: str) -> Exception:
     found = StoreUnavailable(f"The SQLite file {path} cannot be opened: {error}.")
     found.__cause__ = error
     return found
-
-
-def _answer(jobs: list[Job], results: list[Any]) -> None:
-    """Wake each loop once, whatever the number of its callers."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    for job, result in zip(jobs, results, strict=True):
-        by_loop.setdefault(job.loop, []).append((job.future, result))
-    for loop, answers in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, answers)
-        except RuntimeError:
-            pass  # the loop has been closed, and nobody waits there any more
-
-
-def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in answers:
-        if future.done():
-            continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)

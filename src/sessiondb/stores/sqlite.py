@@ -9,48 +9,49 @@ the process only.
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeVar
-from urllib.parse import parse_qsl, unquote
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sessiondb.core.change import Change
-from sessiondb.core.errors import ConfigurationError, StoreUnavailable
+from sessiondb.core.errors import SessionDataError, StoreError
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
+from sessiondb.stores import _sqlite_erasing as erasing
 from sessiondb.stores import _sqlite_sweeping as sweeping
-from sessiondb.stores._sqlite_rows import Rows, to_event
-from sessiondb.stores._sqlite_schema import prepare
+from sessiondb.stores._sqlite_file import SQLiteFile, parse
+from sessiondb.stores._sqlite_rows import Rows
 from sessiondb.stores._sqlite_sets import admit, end_where, find
-from sessiondb.stores._sqlite_threads import Worker
+from sessiondb.stores._sqlite_trail import AT_ONCE, Trail, place_of
+from sessiondb.stores._sqlite_watching import Watched
 from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
     EventQuery,
     Login,
+    NotTogether,
     Page,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
+    Stream,
     Swept,
 )
 
-Result = TypeVar("Result")
-
-OLDEST_SQLITE = (3, 35, 0)
 CHUNK = 32  # sids that are loaded at once, so that one slow read on the spot does not hold up more than it must
-_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}", re.ASCII).fullmatch
 
 
-class SQLiteStore:
+class SQLiteStore(SQLiteFile):
     """The store for one file.
 
     * ``path``: made if absent, with mode 0600; its folder must exist.
@@ -76,99 +77,10 @@ class SQLiteStore:
         busy_timeout: float = 1.5,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-            raise ConfigurationError(
-                f"This Python has SQLite {sqlite3.sqlite_version}; sessiondb needs 3.35 or newer: use a newer Python."
-            )
-        if synchronous.upper() not in ("NORMAL", "FULL", "EXTRA"):
-            raise ConfigurationError(
-                f"SQLite: synchronous is {synchronous!r}; use 'full' (survives a power cut), 'extra' or 'normal'."
-            )
-        if not _PREFIX(prefix):
-            raise ConfigurationError(f"SQLite: prefix is {prefix!r}; use at most 32 letters, digits and '_'.")
-        if not 0 <= busy_timeout <= 60:
-            raise ConfigurationError(f"SQLite: busy_timeout is {busy_timeout!r}; use 0 to 60 seconds.")
-        text = os.fspath(path)
-        if text in ("", ":memory:") or text.startswith("file:") or "\0" in text:
-            raise ConfigurationError(
-                f"SQLite: {text!r} is not a path; use 'sqlite:///sessions.db', or 'memory://' for a database in memory."
-            )
-        self.path = os.path.abspath(text)
-        self.synchronous = synchronous.upper()
-        self.prefix = prefix
-        self._busy_timeout = busy_timeout
-        self._clock = clock
+        super().__init__(path, synchronous=synchronous, prefix=prefix, busy_timeout=busy_timeout, clock=clock)
         self._rows = Rows(prefix)
-        self._opened = 0
-        self._pid = os.getpid()
-        self.writer = Worker(
-            "sessiondb-sqlite-writer", self.path, self._connect, writes=True, busy_timeout=busy_timeout
-        )
-        self._reader = Worker(
-            "sessiondb-sqlite-reader", self.path, self._connect, writes=False, busy_timeout=busy_timeout
-        )
-
-    # -- opening ------------------------------------------------------------------------------------------
-
-    async def open(self) -> None:
-        """See ``Store.open``. Raises ``ConfigurationError`` for a missing folder or a newer schema."""
-        self._after_fork()
-        await self.writer.run(lambda connection: None)
-        self._opened += 1
-
-    async def close(self) -> None:
-        """See ``Store.close``."""
-        self._after_fork()
-        if self._opened == 0:
-            return
-        self._opened -= 1
-        if self._opened == 0:
-            self.writer.stop()
-            self._reader.stop()
-
-    async def clock(self) -> int:
-        """This machine's clock: the database has no other."""
-        self._check_open()
-        return self._clock()
-
-    def _after_fork(self) -> None:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._opened = 0
-            self.writer.forget()
-            self._reader.forget()
-
-    def _check_open(self) -> None:
-        if self._opened == 0 or self._pid != os.getpid():
-            raise StoreUnavailable(
-                "The SQLite store is not open in this process; use 'async with SessionDB(...)' or await open()."
-            )
-
-    def _connect(self) -> sqlite3.Connection:
-        _make_file(Path(self.path))
-        connection = sqlite3.connect(
-            self.path,
-            timeout=self._busy_timeout,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=256,
-        )
-        try:
-            connection.execute(f"PRAGMA synchronous = {self.synchronous}")
-            connection.execute("PRAGMA temp_store = MEMORY")
-            prepare(connection, self.prefix)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    async def _read(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        self._check_open()
-        return await self._reader.run(work)
-
-    async def _write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        self._check_open()
-        return await self.writer.run(work)
+        self._trail = Trail(prefix)
+        self._watched = Watched(prefix)
 
     # -- one by one ---------------------------------------------------------------------------------------
 
@@ -195,10 +107,35 @@ class SQLiteStore:
         if not changes and not events:
             return []
         self._check_open()
-        return await self.writer.run(
-            lambda connection: self._rows.apply(connection, changes, events, self._clock()),
-            alone=None if events else lambda connection: self._rows.apply_alone(connection, changes, self._clock()),
-        )
+        if not events:
+            return await self.writer.run(
+                lambda connection: self._rows.apply(connection, changes, self._clock()),
+                alone=lambda connection: self._rows.apply_alone(connection, changes, self._clock()),
+            )
+        for event in events:
+            place_of(event)
+        try:
+            return await self.writer.run(lambda connection: self._apply(connection, changes, events))
+        except _Refused as refused:
+            return [refused.error]
+
+    def _apply(
+        self, connection: sqlite3.Connection, changes: Sequence[Change], events: Sequence[Event]
+    ) -> list[ChangeResult]:
+        """All or nothing: whatever is raised here has the transaction rolled back."""
+        results = self._rows.apply(connection, changes, self._clock())
+        error = next((result for result in results if isinstance(result, (StoreError, SessionDataError))), None)
+        if error is None:
+            error = self._trail.write(connection, events)
+        if error is None:
+            return results
+        if not changes:
+            raise error
+        if len(changes) > 1:
+            raise NotTogether(
+                "SQLite: one of the changes cannot be written, so neither they nor their events were."
+            ) from error
+        raise _Refused(error)
 
     # -- by user ------------------------------------------------------------------------------------------
 
@@ -241,40 +178,118 @@ class SQLiteStore:
         """See ``Store.remember``."""
         await self._write(lambda connection: sweeping.remember(self._rows, connection, name, text))
 
-    # -- events and counts --------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
+        for event in events:
+            place_of(event)
         if events:
-            await self._write(lambda connection: self._rows.append(connection, events))
+            await self._write(lambda connection: self._trail.append(connection, events))
         else:
             self._check_open()
 
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``."""
-        return await self._read(lambda connection: self._find_events(connection, query))
+        return await self._read(lambda connection: self._trail.page(connection, query))
 
-    def _find_events(self, connection: sqlite3.Connection, query: EventQuery) -> EventPage:
-        conditions = ["1"]
-        values: list[object] = []
-        for condition, value in (
-            ("user_id = ?", query.user_id),
-            ("sid = ?", query.sid),
-            ("type = ?", query.type),
-            ("at >= ?", query.since),
-            ("at < ?", query.until),
-            ("id < ?", query.after),
-        ):
-            if value is not None:
-                conditions.append(condition)
-                values.append(value)
-        rows = connection.execute(
-            f"SELECT id, at, type, sid, user_id, reason, ip, details FROM {self._rows.events} "
-            f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
-            (*values, query.limit + 1),
-        ).fetchall()
-        shown = rows[: query.limit]
-        return EventPage([to_event(row[1:]) for row in shown], shown[-1][0] if len(rows) > len(shown) > 0 else None)
+    async def streams(self) -> list[Stream]:
+        """See ``Store.streams``."""
+        return await self._read(self._trail.streams)
+
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """See ``Store.trail``."""
+        return await self._read(lambda connection: self._trail.read(connection, stream, after, limit))
+
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """See ``Store.purge_events``; 500 a transaction, from the start of each stream."""
+        purged = 0
+        for stream, last in through.items():
+
+            def purge(connection: sqlite3.Connection, stream: str = stream, last: int = last) -> int:
+                return self._trail.purge(connection, stream, last)
+
+            while True:
+                gone = await self._write(purge)
+                purged += gone
+                if gone < AT_ONCE:
+                    break
+        return purged
+
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """See ``Store.blank``; 500 a transaction. Raises ``StoreUnavailable`` while another program keeps the log."""
+        self._check_open()
+        blanked = 0
+        wanted = [*dict.fromkeys(places)]
+        for start in range(0, len(wanted), AT_ONCE):
+            part = wanted[start : start + AT_ONCE]
+
+            def blank(connection: sqlite3.Connection, part: Sequence[Position] = part) -> int:
+                return self._trail.blank(connection, part, groups)
+
+            blanked += await self._write(blank)
+        if wanted:
+            await self._outside(self._empty_log)
+        return blanked
+
+    async def forget_user(self, user_id: str) -> int:
+        """See ``Store.forget_user``; 500 sessions a transaction. Raises as ``blank``."""
+        forgotten = 0
+        while True:
+            gone = await self._write(lambda connection: erasing.forget(self._rows, self._watched, connection, user_id))
+            forgotten += gone
+            if gone < erasing.AT_ONCE:
+                break
+        await self._outside(lambda connection: erasing.write_anew(connection, self.prefix))
+        await self._outside(self._empty_log)
+        return forgotten
+
+    async def _outside(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        self._check_open()
+        await self.writer.run(work, outside=True)
+
+    def _empty_log(self, connection: sqlite3.Connection) -> None:
+        erasing.empty_log(connection, self.path, self._busy_timeout)
+
+    # -- logins, counters and sheets ----------------------------------------------------------------------
+
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """See ``Store.profile``."""
+        self._check_open()
+
+        def read(connection: sqlite3.Connection) -> Profile:
+            return self._watched.profile(connection, user_id, counters)
+
+        found = self._reader.now(read)
+        return found if found is not None else await self._reader.run(read)
+
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """See ``Store.record_logins``; one transaction."""
+        await self._write(lambda connection: self._watched.record_logins(connection, logins, expires_at))
+
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """See ``Store.drop_login``."""
+        return await self._write(lambda connection: self._watched.drop_login(connection, user_id, entry))
+
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """See ``Store.count``; one transaction."""
+        await self._write(lambda connection: self._watched.count(connection, bucket, adds, most, expires_at))
+
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.publish``; one transaction."""
+        await self._write(lambda connection: self._watched.publish(connection, sheets))
+
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """See ``Store.sheets``."""
+        return await self._read(lambda connection: self._watched.sheets(connection, kind, since, until))
+
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.withdraw``; one transaction."""
+        await self._write(lambda connection: self._watched.withdraw(connection, sheets))
+
+    async def expire(self, now: int, limit: int) -> int:
+        """See ``Store.expire``; one transaction."""
+        return await self._write(lambda connection: self._watched.expire(connection, now, limit))
 
     async def stats(self) -> Stats:
         """See ``Store.stats``; exact, by counting."""
@@ -285,7 +300,7 @@ class SQLiteStore:
             "SELECT count(*) FILTER (WHERE ended_at IS NULL), count(*) FILTER (WHERE ended_at IS NOT NULL), "
             f"count(DISTINCT user_id) FILTER (WHERE ended_at IS NULL) FROM {self._rows.sessions}"
         ).fetchone()
-        events = connection.execute(f"SELECT count(*) FROM {self._rows.events}").fetchone()[0]
+        events = connection.execute(f"SELECT count(*) FROM {self._trail.events}").fetchone()[0]
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         page_size = connection.execute("PRAGMA page_size").fetchone()[0]
         return Stats(live=live, ended=ended, users=users, events=events, size_bytes=pages * page_size)
@@ -296,45 +311,13 @@ def sqlite_from_url(url: str) -> SQLiteStore:
 
     Options: ``?synchronous=normal``, ``?prefix=my_``, ``?busy_timeout=3`` (seconds).
     """
-    rest = url.partition("://")[2]
-    location, _, query = rest.partition("?")
-    if location and not location.startswith("/"):
-        raise ConfigurationError(
-            f"{url!r} names the host {location.partition('/')[0]!r}, and SQLite has none; write three slashes for a "
-            f"relative path (sqlite:///{location}), four for an absolute one."
-        )
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = options.keys() - {"synchronous", "prefix", "busy_timeout"}
-    if unknown:
-        raise ConfigurationError(
-            f"sqlite:// does not know the option {min(unknown)!r}; it has synchronous, prefix and busy_timeout."
-        )
-    try:
-        busy_timeout = float(options.get("busy_timeout", "1.5"))
-    except ValueError:
-        raise ConfigurationError(
-            f"SQLite: busy_timeout is {options['busy_timeout']!r}; use a number of seconds."
-        ) from None
-    return SQLiteStore(
-        unquote(location[1:]),
-        synchronous=options.get("synchronous", "FULL"),
-        prefix=options.get("prefix", "sessiondb_"),
-        busy_timeout=busy_timeout,
-    )
+    path, settings = parse(url)
+    return SQLiteStore(path, **settings)
 
 
-def _make_file(path: Path) -> None:
-    """Make the file, for its owner alone: SQLite gives its -wal and -shm files the same mode."""
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"SQLite: the folder {path.parent} does not exist; make it (mkdir -p {path.parent}).")
-    if path.is_dir():
-        raise ConfigurationError(f"SQLite: {path} is a folder; name a file in it, such as {path}/sessions.db.")
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise StoreUnavailable(
-            f"The SQLite file {path} cannot be made: {error.strerror}. Give the server's user write permission on the "
-            "folder, and see that its disk has space."
-        ) from error
+class _Refused(Exception):
+    """Takes the answer of a lone change past a transaction that is rolled back."""
+
+    def __init__(self, error: StoreError | SessionDataError) -> None:
+        super().__init__(str(error))
+        self.error = error

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from sessiondb.ops.doctor.report import Report
 from sessiondb.stores._columns import repairs
 
-_MADE = re.compile(r"CREATE (TABLE|INDEX) IF NOT EXISTS (\w+)(.*?);\n", re.DOTALL)
-_KEY = re.compile(r"^ *KEY (\w+) (\(.+?\))", re.MULTILINE)
+_MADE = re.compile(r"CREATE (TABLE|(?:UNIQUE )?INDEX) IF NOT EXISTS (\w+)(.*?);\n", re.DOTALL)
+_KEY = re.compile(r"^ *((?:UNIQUE )?KEY) (\w+) (\(.+?\))", re.MULTILINE)
 
 
 def tables_and_indexes(ddl: str) -> tuple[list[str], dict[str, str]]:
@@ -17,12 +17,12 @@ def tables_and_indexes(ddl: str) -> tuple[list[str], dict[str, str]]:
     tables: list[str] = []
     indexes: dict[str, str] = {}
     for kind, name, rest in _MADE.findall(ddl):
-        if kind == "INDEX":
-            indexes[name] = f"CREATE INDEX {name}{rest}"
-        else:
+        if kind == "TABLE":
             tables.append(name)
             # MySQL has no CREATE INDEX IF NOT EXISTS, so its indexes are in the tables.
-            indexes |= {key: f"ALTER TABLE {name} ADD KEY {key} {columns}" for key, columns in _KEY.findall(rest)}
+            indexes |= {key: f"ALTER TABLE {name} ADD {how} {key} {columns}" for how, key, columns in _KEY.findall(rest)}
+        else:
+            indexes[name] = f"CREATE {kind} {name}{rest}"
     return tables, indexes
 
 
