@@ -132,8 +132,8 @@ async def test_it_is_told_once_a_minute_by_network() -> None:
         for _ in range(5):
             await shop.browser().do(put(a=1))
         events = await shop.events("excess_rate_limit_exceeded")
-        assert [(event.ip, dict(event.details)) for event in events] == [
-            ("192.0.2.7", {"network": "192.0.2.0/24", "max": 1})
+        assert [(event.ip, dict(event.details), dict(event.personal)) for event in events] == [
+            ("192.0.2.7", {"max": 1}, {"network": "192.0.2.0/24"})
         ] * 2
         [network] = shop.db.suspicious_networks()
         assert (network.network, network.refused, network.unknown) == ("192.0.2.0/24", 8, 0)
@@ -202,7 +202,11 @@ async def test_many_guesses_in_a_minute_are_one_event_and_everybody_is_still_ser
         await asyncio.gather(*(stranger(shop).do(dict) for _ in range(20)))
         assert await browser.user() == "ann"
         [event] = await shop.events("token_guessing")
-        assert (event.ip, dict(event.details)) == ("192.0.2.7", {"network": "192.0.2.0/24", "max": 5})
+        assert (event.ip, dict(event.details), dict(event.personal)) == (
+            "192.0.2.7",
+            {"max": 5},
+            {"network": "192.0.2.0/24"},
+        )
         shop.clock.advance(MINUTE)
         await asyncio.gather(*(stranger(shop).do(dict) for _ in range(5)))
         assert len(await shop.events("token_guessing")) == 1

@@ -78,7 +78,7 @@ async def test_the_audit_stream_names_both() -> None:
         for type_ in ("impersonation_started", "impersonation_ended"):
             [event] = await shop.events(type_)
             assert (event.sid, event.user_id) == (sid, "ann")
-            assert dict(event.details) == {"impersonator": "root", "impersonator_sid": own}
+            assert (event.actor, dict(event.personal)) == ("root", {"impersonator_sid": own})
 
 
 async def test_only_a_session_that_is_impersonated_costs_a_second_load() -> None:

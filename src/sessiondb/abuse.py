@@ -44,8 +44,8 @@ class Abuse:
         runtime.counters["anonymous_refused"] += 1
         most = self.limits.anonymous_per_minute or 0
         if first:
-            details: dict[str, str | int] = {"network": network, "max": most}
-            runtime.background.event(runtime.event(EventType.RATE_LIMITED, ip=ip, details=details))
+            event = runtime.event(EventType.RATE_LIMITED, ip=ip, details={"max": most}, personal={"network": network})
+            runtime.background.event(event)
         raise RateLimited(
             f"{network} has begun {most} sessions in a minute, as many as Limits(anonymous_per_minute=...) allows; "
             "nothing was stored. Logins are not counted.",
@@ -61,8 +61,9 @@ class Abuse:
         with self._lock:
             guesses = self._suspicions.bad_token(network, kind, now)
         if guesses:
-            details: dict[str, str | int] = {"network": network, "max": self.limits.guesses_per_minute or 0}
-            runtime.background.event(runtime.event(EventType.TOKEN_GUESSING, ip=ip, details=details))
+            details = {"max": self.limits.guesses_per_minute or 0}
+            event = runtime.event(EventType.TOKEN_GUESSING, ip=ip, details=details, personal={"network": network})
+            runtime.background.event(event)
 
     def worst(self, limit: int) -> list[SuspiciousNetwork]:
         """See ``SessionDB.suspicious_networks``."""

@@ -36,9 +36,10 @@ async def forget(runtime: Runtime, user_id: str) -> Forgotten:
     await end_user(runtime, user_id, EndReason.REVOKED)
     await runtime.background.flush()
     async with runtime.using_store() as store:
+        # The address in an event is that of whoever has acted, or else of whom it is about.
         about: tuple[Group, ...] = ("who", "where")
         events = await _erase(runtime, store, EventQuery(user_id=user_id, limit=PAGE), about)
-        events += await _erase(runtime, store, EventQuery(actor=user_id, limit=PAGE), ("actor",))
+        events += await _erase(runtime, store, EventQuery(actor=user_id, limit=PAGE), ("actor", "where"))
         sessions = await store.forget_user(user_id)
     return Forgotten(sessions, events)
 

@@ -47,7 +47,7 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
         issued=staged.token,
     )
     event = runtime.event(
-        EventType.LOGIN, record=record, ip=state.visitor.ip, details={"replaces": old.sid} if old is not None else None
+        EventType.LOGIN, record=record, ip=state.visitor.ip, personal={"replaces": old.sid} if old is not None else None
     )
     changes: list[Change] = [Create(record, staged.links)]
     events = [event]

@@ -72,5 +72,10 @@ def own_end(state: State, record: Record) -> tuple[End, Event] | None:
 def impersonation_event(state: State, type_: EventType, record: Record) -> Event:
     """What has happened to the session ``record``, and who impersonates its user."""
     auth = decode_auth(record.auth)
-    details = {"impersonator": auth.impersonator or "", "impersonator_sid": auth.impersonator_sid or ""}
-    return state.runtime.event(type_, record=record, ip=state.visitor.ip, details=details)
+    return state.runtime.event(
+        type_,
+        record=record,
+        ip=state.visitor.ip,
+        actor=auth.impersonator,
+        personal={"impersonator_sid": auth.impersonator_sid or ""},
+    )

@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from sessiondb.auditing import Audit
 from sessiondb.core.events import EventType
+from sessiondb.core.policy import SECOND
 from sessiondb.core.sealing import stream_class
 from sessiondb.core.statements import in_parts, spelled, statement
 from sessiondb.stores.base import Position, Store
+from sessiondb.timers import Timers
 
 if TYPE_CHECKING:
     from sessiondb.runtime import Runtime
 
 PAGE = 500
+EVERY = 600.0
 _AGED = "audit_aged"
+_KEPT = "audit_kept"
 _MOST_TEXT = 16_000
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(dict[str, int]).decode
 # Events that one pass purges or ages, so that nobody waits for it long.
 MOST = 20_000
+
+
+class Keeping:
+    """The part that one event loop takes in it: every ten minutes, unless another worker has just done it."""
+
+    def __init__(self, runtime: Runtime, audit: Audit, address_for: int | None) -> None:
+        self._runtime = runtime
+        self._audit = audit
+        self._address_for = address_for
+
+    def schedule(self, timers: Timers) -> None:
+        """Look after what is kept, now and then."""
+        timers.every("keeping", lambda: EVERY * (0.75 + secrets.randbelow(500) / 1000), self._keep_in_turn)
+
+    async def keep(self) -> int:
+        """Delete and erase what is older than it may be; of how many things. Raises ``StoreError``."""
+        runtime = self._runtime
+        now = runtime.now()
+        async with runtime.using_store() as store:
+            done = await store.expire(now, MOST)
+        done += await purge(runtime, self._audit)
+        if self._address_for is not None:
+            done += await age(runtime, self._audit, now - self._address_for)
+        return done
+
+    async def _keep_in_turn(self) -> None:
+        runtime = self._runtime
+        now = runtime.now()
+        async with runtime.using_store() as store:
+            if now - int(await store.recall(_KEPT) or 0) < EVERY * SECOND / 2:
+                return
+            await store.remember(_KEPT, str(now))
+        await self.keep()
 
 
 async def purge(runtime: Runtime, audit: Audit) -> int:

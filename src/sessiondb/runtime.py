@@ -25,6 +25,7 @@ from sessiondb.hooks import Announcer, Hook
 from sessiondb.outage import Outage
 from sessiondb.probing import Prober
 from sessiondb.reencryption import Reencryption
+from sessiondb.retention import Keeping
 from sessiondb.settings import Settings
 from sessiondb.stores.announcing import AnnouncingStore
 from sessiondb.stores.base import ChangeResult, Ended, EventQuery, Store
@@ -111,6 +112,7 @@ class Runtime:
         self._offset = 0
         self.sweeping = Sweeping(self, settings.sweep_every)
         self.auditing = Auditing(self, settings.audit)
+        self.keeping = Keeping(self, settings.audit, None)
         self.timers = Timers(self.writes.failed)
 
     # -- policies -----------------------------------------------------------------------------------------
@@ -169,6 +171,7 @@ class Runtime:
         if self._settings.sweep_every is not None and not self._leaves_hooks_to_others:
             self.sweeping.schedule(self.timers)
             self.auditing.schedule(self.timers)
+            self.keeping.schedule(self.timers)
         elif not self._settings.announce:
             self.sweeping.schedule_notes(self.timers)
 
@@ -342,7 +345,9 @@ class Runtime:
         record: Record | None = None,
         reason: str | None = None,
         ip: str | None = None,
+        actor: str | None = None,
         details: Mapping[str, str | int] | None = None,
+        personal: Mapping[str, str | int] | None = None,
     ) -> Event:
         """An event of now, counted."""
         self.counters[type_.value] += 1
@@ -351,9 +356,11 @@ class Runtime:
             at=self.now(),
             sid=record.sid if record is not None else None,
             user_id=record.user_id if record is not None else None,
+            actor=actor,
             reason=reason,
             ip=ip,
             details=details or {},
+            personal=personal or {},
         )
 
     # -- ending -------------------------------------------------------------------------------------------

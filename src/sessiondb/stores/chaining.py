@@ -63,6 +63,8 @@ class ChainingStore(DelegatingStore):
             return []
         if not self._together:
             return await self._beside(changes, events)
+        if len(changes) == 1:
+            return [await self._alone(changes[0], events)]
         try:
             return await self._sealed(changes, events)
         except NotTogether:
@@ -124,11 +126,8 @@ class ChainingStore(DelegatingStore):
     async def _alone(self, change: Change, events: Sequence[Event]) -> ChangeResult:
         if not events:
             return (await self._store.apply([change]))[0]
-        try:
-            result = (await self._sealed([change], events))[0]
-        except StoreError as error:
-            result = error
-        if not isinstance(result, (StoreError, SessionDataError)) or self._required or not _is_refused(result):
+        result = (await self._sealed([change], events))[0]
+        if self._required or not _is_refused(result):
             return result
         # It may have been the event.
         result = (await self._store.apply([change]))[0]
