@@ -81,6 +81,11 @@ def is_duplicate(error: BaseException) -> bool:
     return number_of(error) == 1062
 
 
+def is_missing_value(error: BaseException) -> bool:
+    """Whether a column was given no value that must have one."""
+    return number_of(error) == 1048
+
+
 def is_about_rows(error: BaseException) -> bool:
     """Whether one row of a batch may be the reason, so that the others deserve a try without it."""
     return number_of(error) in _DATA | {1153, 1205, _DEADLOCK, 1317, 1969, 3024}

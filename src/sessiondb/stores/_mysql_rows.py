@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from sessiondb.core.change import Change, Create, End, Touch, Update
-from sessiondb.core.events import Event, EventType
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, Record
 from sessiondb.core.token import format_sid
 from sessiondb.stores._mysql_connection import blob, number, text
+from sessiondb.stores._mysql_schema import TABLES
 
 NOW = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
 _COLUMNS = Record.__struct_fields__
@@ -20,13 +18,10 @@ _BLOBS = frozenset({"series_hash", "secret_hash", "last_changes", "previous_hash
 _JSON = frozenset({"data", "client_first", "client_last", "auth", "risk"})
 _TEXTS = frozenset({"lifetime", "end_reason"})
 _FIXED = frozenset({"sid", "series_hash", "user_id", "created_at", "client_first"})
-_EVENTS = 100
+_LINKS = 100
 _REMEMBERED = CHANGE_ID_BYTES * REMEMBERED_CHANGES
 _AT = {name: at for at, name in enumerate(_COLUMNS)}
 _DECODED = tuple(_AT[name] for name in ("user_id", "lifetime", "end_reason"))
-
-_encode = msgspec.json.Encoder().encode
-_decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
 
 
 def sid_sql(sid: str) -> str:
@@ -80,7 +75,12 @@ class Statements:
         self.links = f"{prefix}links"
         self.users = f"{prefix}users"
         self.events = f"{prefix}events"
+        self.histories = f"{prefix}histories"
+        self.buckets = f"{prefix}buckets"
+        self.counters = f"{prefix}counters"
+        self.sheets = f"{prefix}sheets"
         self.meta = f"{prefix}meta"
+        self.tables = [f"{prefix}{name}" for name in TABLES]
         self._insert = f"INSERT INTO {self.sessions} ({', '.join(_COLUMNS)}) VALUES "
 
     def select(self, where: str, *, data: bool = True) -> str:
@@ -177,21 +177,10 @@ class Statements:
         rows = sorted((blob(link), sid_sql(change.sid)) for change in changes for link in _links_of(change))
         return [
             f"INSERT INTO {self.links} (link, sid) VALUES "
-            f"{', '.join(f'({link}, {sid})' for link, sid in rows[start : start + _EVENTS])} "
+            f"{', '.join(f'({link}, {sid})' for link, sid in rows[start : start + _LINKS])} "
             "ON DUPLICATE KEY UPDATE link = link"
-            for start in range(0, len(rows), _EVENTS)
+            for start in range(0, len(rows), _LINKS)
         ]
-
-    def insert_events(self, events: Sequence[Event]) -> list[str]:
-        """New events; none of the statements is long."""
-        return [self._insert_events(events[start : start + _EVENTS]) for start in range(0, len(events), _EVENTS)]
-
-    def _insert_events(self, events: Sequence[Event]) -> str:
-        return f"INSERT INTO {self.events} (at, type, sid, user_id, reason, ip, details) VALUES " + ", ".join(
-            f"({number(event.at)}, {text(str(event.type))}, {blob(_bytes(event.sid))}, {blob(_bytes(event.user_id))}, "
-            f"{text(event.reason)}, {text(event.ip)}, {text(_encode(event.details))})"
-            for event in events
-        )
 
 
 def joined_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -209,21 +198,3 @@ def _links_of(change: Change) -> tuple[bytes, ...]:
 
 def _remembered(change_id: bytes) -> str:
     return f"LEFT(CONCAT({blob(change_id)}, last_changes), {_REMEMBERED})"
-
-
-def _bytes(value: str | None) -> bytes | None:
-    return None if value is None else value.encode()
-
-
-def to_event(row: Sequence[Any]) -> Event:
-    """The event in ``(at, type, sid, user_id, reason, ip, details)``."""
-    at, type_, sid, user_id, reason, ip, details = row
-    return Event(
-        type=EventType(type_.decode()),
-        at=at,
-        sid=None if sid is None else sid.decode(),
-        user_id=None if user_id is None else user_id.decode(),
-        reason=None if reason is None else reason.decode(),
-        ip=None if ip is None else ip.decode(),
-        details=_decode_details(details),
-    )

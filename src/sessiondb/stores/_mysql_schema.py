@@ -56,16 +56,57 @@ CREATE TABLE IF NOT EXISTS {p}users (
   KEY {p}users_not_before (not_before)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 CREATE TABLE IF NOT EXISTS {p}events (
-  id      BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
-  at      BIGINT NOT NULL,
-  type    VARCHAR(64) NOT NULL,
-  sid     VARBINARY(64),
-  user_id VARBINARY(255),
-  reason  VARCHAR(255),
-  ip      VARCHAR(64),
-  details TEXT NOT NULL,
+  id               BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  at               BIGINT NOT NULL,
+  type             VARCHAR(64) NOT NULL,
+  sid              VARBINARY(64),
+  user_id          VARBINARY(255),
+  actor            VARBINARY(255),
+  reason           VARCHAR(255),
+  ip               VARCHAR(64),
+  details          TEXT NOT NULL,
+  personal         TEXT NOT NULL,
+  stream           VARBINARY(16) NOT NULL,
+  seq              BIGINT NOT NULL,
+  previous         BINARY(32) NOT NULL,
+  who_commitment   VARBINARY(32) NOT NULL,
+  actor_commitment VARBINARY(32) NOT NULL,
+  where_commitment VARBINARY(32) NOT NULL,
+  who_salt         VARBINARY(16),
+  actor_salt       VARBINARY(16),
+  where_salt       VARBINARY(16),
   KEY {p}events_user (user_id, id),
-  KEY {p}events_sid (sid, id)
+  KEY {p}events_sid (sid, id),
+  KEY {p}events_actor (actor, id),
+  KEY {p}events_at (at),
+  UNIQUE KEY {p}events_place (stream, seq)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS {p}histories (
+  user_id    VARBINARY(255) NOT NULL PRIMARY KEY,
+  logins     VARBINARY(480) NOT NULL,
+  expires_at BIGINT NOT NULL,
+  KEY {p}histories_expires (expires_at)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS {p}buckets (
+  bucket     VARBINARY(48) NOT NULL PRIMARY KEY,
+  items      BIGINT NOT NULL,
+  expires_at BIGINT NOT NULL,
+  KEY {p}buckets_expires (expires_at)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS {p}counters (
+  bucket VARBINARY(48) NOT NULL,
+  item   VARBINARY(32) NOT NULL,
+  total  BIGINT NOT NULL,
+  PRIMARY KEY (bucket, item)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS {p}sheets (
+  kind       VARBINARY(16) NOT NULL,
+  bucket     BIGINT NOT NULL,
+  writer     VARBINARY(32) NOT NULL,
+  data       MEDIUMBLOB NOT NULL,
+  expires_at BIGINT NOT NULL,
+  PRIMARY KEY (kind, bucket, writer),
+  KEY {p}sheets_expires (expires_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 CREATE TABLE IF NOT EXISTS {p}meta (
   name  VARCHAR(64) NOT NULL PRIMARY KEY,
@@ -74,7 +115,7 @@ CREATE TABLE IF NOT EXISTS {p}meta (
 INSERT INTO {p}meta (name, value) VALUES ('schema_version', '{version}') ON DUPLICATE KEY UPDATE name = name;
 """
 
-_NAMES = re.findall(r"IF NOT EXISTS {p}(\w+)", _DDL)
+TABLES: Sequence[str] = re.findall(r"IF NOT EXISTS {p}(\w+)", _DDL)
 _OLDEST = {"MariaDB": (10, 6), "MySQL": (8, 0)}
 
 
@@ -89,8 +130,8 @@ async def prepare(connection: Connection, prefix: str) -> None:
     Raises ``ConfigurationError`` for an old server, a newer schema, or where a table lacks a column.
     """
     check_server(connection.server)
-    present = await columns_in(connection, [f"{prefix}{name}" for name in _NAMES])
-    if len(present) < len(_NAMES):
+    present = await columns_in(connection, [f"{prefix}{name}" for name in TABLES])
+    if len(present) < len(TABLES):
         # Statement by statement: DDL commits by itself, and two workers may do this at once.
         for statement in schema_sql(prefix).split(";\n"):
             if statement.strip():

@@ -12,13 +12,12 @@ from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import format_sid
 from sessiondb.stores._limit import not_before_of, rivals_of, too_late
 from sessiondb.stores._mysql_connection import Connection, blob, text
-from sessiondb.stores._mysql_rows import Statements, deadline, sid_sql, to_event, to_record
+from sessiondb.stores._mysql_parts import Again
+from sessiondb.stores._mysql_rows import Statements, deadline, sid_sql, to_record
 from sessiondb.stores._terms import end_of
 from sessiondb.stores.base import (
     Admission,
     Ended,
-    EventPage,
-    EventQuery,
     Login,
     Page,
     Query,
@@ -160,30 +159,35 @@ def _expiry(sql: Statements, record: Record, terms: Query) -> str:
     return sql.end(end_of(record, reason, terms.caps.deadline(record), terms), guard)
 
 
-async def events(sql: Statements, connection: Connection, query: EventQuery) -> EventPage:
-    """See ``Store.events``."""
-    conditions = ["TRUE"]
-    for name, value in (("user_id", query.user_id), ("sid", query.sid)):
-        if value is not None:
-            conditions.append(f"{name} = {blob(value.encode())}")
-    if query.type is not None:
-        conditions.append(f"type = {text(query.type)}")
-    for condition, bound in (("at >=", query.since), ("at <", query.until), ("id <", query.after)):
-        if bound is not None:
-            conditions.append(f"{condition} {bound:d}")
+async def forget_user(sql: Statements, again: Again, user_id: str) -> int:
+    """See ``Store.forget_user``; until nobody is found any more."""
+    forgotten, more = 0, True
+    while more:
+        more, deleted = await again(lambda connection: _forget_some(sql, connection, user_id))
+        forgotten += deleted
+    user = blob(user_id.encode())
+    names = [f"DELETE FROM {table} WHERE user_id = {user}" for table in (sql.users, sql.histories)]
+    await again(lambda connection: connection.transaction(names))
+    return forgotten
+
+
+async def _forget_some(sql: Statements, connection: Connection, user_id: str) -> tuple[bool, int]:
+    """Delete some sessions of ``user_id``, and their links: whether there were any, and how many this call deleted."""
     [found] = await connection.run(
-        [
-            f"SELECT id, at, type, sid, user_id, reason, ip, details FROM {sql.events} "
-            f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT {query.limit + 1:d}"
-        ]
+        [f"SELECT sid FROM {sql.sessions} WHERE user_id = {blob(user_id.encode())} LIMIT {CHUNK}"]
     )
-    shown = found.rows[: query.limit]
-    return EventPage([to_event(row[1:]) for row in shown], shown[-1][0] if len(found.rows) > len(shown) > 0 else None)
+    if not found.rows:
+        return False, 0
+    where = sql.by_sid(sorted(format_sid(sid) for (sid,) in found.rows))
+    deleted, _ = await connection.transaction(
+        [f"DELETE FROM {sql.sessions} WHERE {where}", f"DELETE FROM {sql.links} WHERE {where}"]
+    )
+    return True, deleted.affected
 
 
 async def stats(sql: Statements, connection: Connection) -> Stats:
     """See ``Store.stats``."""
-    names = ", ".join(text(name) for name in (sql.sessions, sql.users, sql.events))
+    names = ", ".join(map(text, sql.tables))
     counts, number, size = await connection.run(
         [
             "SELECT CAST(coalesce(sum(ended_at IS NULL), 0) AS SIGNED), count(ended_at), "

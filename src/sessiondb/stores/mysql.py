@@ -9,47 +9,58 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from sessiondb.core.change import Applied, Change, Create, Update, all_touch, apply
-from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
+from sessiondb.core.change import Change, Update, all_touch
+from sessiondb.core.errors import StoreError, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
 from sessiondb.stores import _mysql_rows as rows
 from sessiondb.stores import _mysql_sets as sets
 from sessiondb.stores import _mysql_sweeping as sweeping
 from sessiondb.stores import _mysql_touching as touching
+from sessiondb.stores import _mysql_trail as trail
+from sessiondb.stores import _mysql_watching as watching
+from sessiondb.stores import _mysql_writing as writing
 from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_errors import (
     is_about_rows,
     is_deadlock,
-    is_duplicate,
     keeps_connection,
     lost_tables,
     refusal,
     translated,
 )
+from sessiondb.stores._mysql_parts import Parts
 from sessiondb.stores._mysql_schema import prepare
 from sessiondb.stores._mysql_url import parse
+from sessiondb.stores._mysql_writing import Refused, Results
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._pool import Pool
-from sessiondb.stores._touching import Results, settled, touch_all
+from sessiondb.stores._touching import settled, touch_all
 from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
     EventQuery,
     Login,
+    NotTogether,
     Page,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
+    Stream,
     Swept,
 )
 
@@ -120,7 +131,7 @@ class MySQLStore:
                 try:
                     yield connection
                 except Exception as error:
-                    if keeps_connection(error) or isinstance(error, (_Refused, StoreError)):
+                    if keeps_connection(error) or isinstance(error, (Refused, StoreError)):
                         await connection.roll_back()
                     else:
                         # The others may be as lost as this one.
@@ -136,12 +147,10 @@ class MySQLStore:
             found = translated(error, self._settings.where, outcome if connected else "not_applied")
             raise found from (error if found is not error else error.__cause__)
 
-    async def _again_after_deadlock(
-        self, outcome: WriteOutcome, work: Callable[[Connection], Awaitable[Answer]]
-    ) -> Answer:
-        """What ``work`` returns; tried again where the server rolled it back only because of others."""
+    async def _again(self, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """What ``work`` returns, which writes; tried again where the server rolled it back only because of others."""
         for attempt in range(TRIES):
-            async with self._connection(outcome) as connection:
+            async with self._connection("unknown") as connection:
                 try:
                     return await work(connection)
                 except Exception as error:
@@ -169,154 +178,99 @@ class MySQLStore:
         return [found.get(sid) for sid in sids]
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
-        """See ``Store.apply``; changes and events are one transaction, unless one of them cannot be written."""
+        """See ``Store.apply``; with events it is one transaction."""
         if len({change.sid for change in changes}) != len(changes):
             raise ValueError("the sids of the changes in one call must be unique")
-        if not changes:
-            await self.append(events)
-            return []
-        if len(changes) > 1 and not events and all_touch(changes):
+        if events:
+            return await self._apply_together(changes, events)
+        if len(changes) > 1 and all_touch(changes):
             return await self._touch(changes)
-        return await self._apply(changes, events)
+        return await self._apply(changes)
 
     async def _touch(self, changes: Sequence[Update]) -> list[ChangeResult]:
         """One statement that waits for no row. Only those that stay held are waited for, and nobody else with them."""
         try:
             return await touch_all(changes, self._touch_free, self._touch_held)
-        except _Refused as refused:
-            return await self._apart(changes, (), refused)
+        except Refused as refused:
+            return await self._apart(changes, refused)
 
     def _touch_free(self, changes: Sequence[Update]) -> Awaitable[Results]:
         return self._write(lambda connection: touching.touch_free(self._sql, connection, changes))
 
     async def _touch_held(self, changes: Sequence[Update]) -> Results:
         try:
-            landed = await self._write(lambda connection: self._at_once(connection, changes, ()))
-        except _Refused as refused:
+            landed = await self._write(lambda connection: writing.at_once(self._sql, connection, changes))
+        except Refused as refused:
             return {change.sid: refused.error for change in changes}
         return settled(changes, {*landed}, {}, set())
 
-    async def _apply(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
+    async def _apply(self, changes: Sequence[Change]) -> list[ChangeResult]:
         try:
-            results = await self._write(lambda connection: self._at_once(connection, changes, events))
-        except _Refused as refused:
-            return await self._apart(changes, events, refused)
+            results = await self._write(lambda connection: writing.at_once(self._sql, connection, changes))
+        except Refused as refused:
+            return await self._apart(changes, refused)
         rest = [change for change in changes if change.sid not in results]
         if rest:
-            # What was tried at once took the events along; only a create that is left was rolled back with them.
-            late = () if self._can_at_once(changes) and not isinstance(rest[0], Create) else events
-            results |= await self._settle(rest, late, others_landed=bool(results))
+            results |= await self._settle(rest, others_landed=bool(results))
         return [results[change.sid] for change in changes]
 
-    async def _settle(
-        self, rest: Sequence[Change], events: Sequence[Event], *, others_landed: bool
-    ) -> dict[Sid, ChangeResult]:
+    async def _settle(self, rest: Sequence[Change], *, others_landed: bool) -> Results:
         """By sid, what becomes of those that something stood against.
 
         Raises only where nothing of the call has been written: what has landed stays, whatever becomes of the rest.
         """
         try:
-            return await self._write(lambda connection: self._locked(connection, rest, events))
-        except _Refused as refused:
-            results = await self._apart(rest, events, refused)
+            return await self._write(lambda connection: writing.locked(self._sql, connection, rest))
+        except Refused as refused:
+            results = await self._apart(rest, refused)
             return {change.sid: result for change, result in zip(rest, results, strict=True)}
         except StoreError as error:
             if not others_landed:
                 raise
             return {change.sid: error for change in rest}
 
-    async def _apart(self, changes: Sequence[Change], events: Sequence[Event], refused: _Refused) -> list[ChangeResult]:
-        """Each change by itself, one of which may be why all were refused; the events go with the first taken."""
+    async def _apart(self, changes: Sequence[Change], refused: Refused) -> list[ChangeResult]:
+        """Each change by itself, one of which may be why all were refused."""
         if len(changes) == 1:
             return [refused.error]
         results: list[ChangeResult] = []
         for change in changes:
             try:
-                result = (await self.apply([change], events))[0]
+                results += await self.apply([change])
             except StoreError as error:
-                result = error
-            if not isinstance(result, (StoreError, SessionDataError)):
-                events = ()
-            results.append(result)
+                results.append(error)
         return results
 
-    def _can_at_once(self, changes: Sequence[Change]) -> bool:
-        return any(self._sql.at_once(change) is not None for change in changes)
-
-    async def _at_once(
-        self, connection: Connection, changes: Sequence[Change], events: Sequence[Event]
-    ) -> dict[Sid, ChangeResult]:
-        """By sid, those that nothing stood against."""
-        tried: list[tuple[Change, int]] = []
-        statements: list[str] = []
-        for change in sorted(changes, key=lambda change: change.sid):
-            found = self._sql.at_once(change)
-            if found is not None:
-                statements.append(found[0])
-                tried.append((change, found[1]))
-        if not statements:
-            return {}
-        # Only a create is tried at once and brings links; they go back with it, should its sid exist.
-        statements += self._sql.insert_links(change for change, _ in tried)
-        statements += self._sql.insert_events(events)
+    async def _apply_together(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
         try:
-            answers = await connection.transaction(statements)
-        except Exception as error:
-            if is_duplicate(error) and len(changes) == 1:
-                await connection.roll_back()
-                return {}  # a sid that exists: whose it is has to be looked at
-            raise
-        return {
-            change.sid: Applied(answer.inserted or rev)
-            for (change, rev), answer in zip(tried, answers, strict=False)
-            if answer.affected
-        }
+            results = await self._write(lambda connection: writing.together(self._sql, connection, changes, events))
+        except Refused as refused:
+            if len(changes) > 1:
+                message = f"One of the changes or events cannot be written, so none was: {refused.error}"
+                raise NotTogether(message) from refused.error.__cause__
+            if not changes:
+                raise refused.error from None
+            return [refused.error]
+        return [results[change.sid] for change in changes]
 
-    async def _locked(
-        self, connection: Connection, changes: Sequence[Change], events: Sequence[Event]
-    ) -> dict[Sid, ChangeResult]:
-        """By sid, what became of all of ``changes``, judged and written while nobody else can."""
-        where = self._sql.by_sid(sorted(change.sid for change in changes))
-        _, time, answer = await connection.run(
-            ["START TRANSACTION", f"SELECT {rows.NOW}", f"{self._sql.select(where)} ORDER BY sid FOR UPDATE"]
-        )
-        now = int(time.rows[0][0])
-        held = {record.sid: record for record in map(rows.to_record, answer.rows)}
-        results: dict[Sid, ChangeResult] = {}
-        statements: list[str] = []
-        for change in sorted(changes, key=lambda change: change.sid):
-            try:
-                written, results[change.sid] = apply(held.get(change.sid), change, now)
-            except SessionDataError as error:
-                results[change.sid] = error
-                continue
-            if written is not None:
-                new = change.sid not in held
-                statements.append(self._sql.insert(written) if new else self._sql.write_all(written))
-        landed = [change for change in changes if isinstance(results[change.sid], Applied)]
-        statements += self._sql.insert_links(landed)
-        statements += self._sql.insert_events(events)
-        await connection.run([*statements, "COMMIT"])
-        return results
+    async def _write(self, work: Callable[[Connection], Awaitable[Results]]) -> Results:
+        """What ``work`` returns. Raises ``Refused`` where one of its changes or events may be at fault."""
 
-    async def _write(self, work: Callable[[Connection], Awaitable[dict[Sid, ChangeResult]]]) -> dict[Sid, ChangeResult]:
-        """What ``work`` returns. Raises ``_Refused`` where one of its changes may be at fault."""
-
-        async def judged(connection: Connection) -> dict[Sid, ChangeResult]:
+        async def judged(connection: Connection) -> Results:
             try:
                 return await work(connection)
             except Exception as error:
                 if is_about_rows(error) and not is_deadlock(error):
-                    raise _Refused(refusal(error, self._settings.where)) from None
+                    raise Refused(refusal(error, self._settings.where)) from None
                 raise
 
-        return await self._again_after_deadlock("unknown", judged)
+        return await self._again(judged)
 
     # -- by user ------------------------------------------------------------------------------------------
 
     async def admit(self, login: Login) -> Admission:
         """See ``Store.admit``; one round trip, two more where somebody has to go."""
-        return await self._again_after_deadlock("unknown", lambda connection: sets.admit(self._sql, connection, login))
+        return await self._again(lambda connection: sets.admit(self._sql, connection, login))
 
     async def find(self, query: Query) -> Page:
         """See ``Store.find``."""
@@ -326,29 +280,23 @@ class MySQLStore:
     async def end_where(self, query: Query, reason: EndReason) -> list[Ended]:
         """See ``Store.end_where``; ``not_before`` is committed before the sessions are looked for."""
         ended: list[Ended] = []
-        await self._again_after_deadlock(
-            "unknown", lambda connection: sets.end_where(self._sql, connection, query, reason, ended)
-        )
+        await self._again(lambda connection: sets.end_where(self._sql, connection, query, reason, ended))
         return ended
 
-    # -- sweeping, events, counts -------------------------------------------------------------------------
+    # -- sweeping, counts ---------------------------------------------------------------------------------
 
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
         """See ``Store.sweep``; rows that somebody else holds are left for the next pass."""
         done = sweeping.Done()
-        return await self._again_after_deadlock(
-            "unknown", lambda connection: sweeping.sweep(self._sql, connection, cutoffs, limit, done)
-        )
+        return await self._again(lambda connection: sweeping.sweep(self._sql, connection, cutoffs, limit, done))
 
     async def announced(self, sids: Sequence[Sid]) -> None:
         """See ``Store.announced``."""
-        await self._again_after_deadlock("unknown", lambda connection: sweeping.announced(self._sql, connection, sids))
+        await self._again(lambda connection: sweeping.announced(self._sql, connection, sids))
 
     async def lower_checks(self, caps: Caps, after: str | None, limit: int) -> str | None:
         """See ``Store.lower_checks``."""
-        return await self._again_after_deadlock(
-            "unknown", lambda connection: sweeping.lower_checks(self._sql, connection, caps, after, limit)
-        )
+        return await self._again(lambda connection: sweeping.lower_checks(self._sql, connection, caps, after, limit))
 
     async def recall(self, name: str) -> str | None:
         """See ``Store.recall``."""
@@ -357,33 +305,83 @@ class MySQLStore:
 
     async def remember(self, name: str, text: str) -> None:
         """See ``Store.remember``."""
-        await self._again_after_deadlock(
-            "unknown", lambda connection: sweeping.remember(self._sql, connection, name, text)
-        )
+        await self._again(lambda connection: sweeping.remember(self._sql, connection, name, text))
+
+    # -- the audit trail ----------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
-        async with self._connection("unknown") as connection:
-            if events:
-                await connection.transaction(self._sql.insert_events(events))
+        statements = trail.insert(self._sql, events, again=True)
+        if statements:
+            await self._again(lambda connection: connection.transaction(statements))
 
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``."""
         async with self._connection() as connection:
-            return await sets.events(self._sql, connection, query)
+            return await trail.page(self._sql, connection, query)
+
+    async def streams(self) -> list[Stream]:
+        """See ``Store.streams``."""
+        async with self._connection() as connection:
+            return await trail.streams(self._sql, connection)
+
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """See ``Store.trail``."""
+        async with self._connection() as connection:
+            return await trail.trail(self._sql, connection, stream, after, limit)
+
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """See ``Store.purge_events``."""
+        return await trail.purge(self._sql, Parts(self._again), through)
+
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """See ``Store.blank``; docs/databases.md says what of it stays in the server's files, and how it goes."""
+        return await trail.blank(self._sql, Parts(self._again), places, groups)
+
+    async def forget_user(self, user_id: str) -> int:
+        """See ``Store.forget_user``, and ``blank``."""
+        return await sets.forget_user(self._sql, Parts(self._again), user_id)
+
+    # -- histories, counters, sheets ----------------------------------------------------------------------
+
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """See ``Store.profile``."""
+        async with self._connection() as connection:
+            return await watching.profile(self._sql, connection, user_id, counters)
+
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """See ``Store.record_logins``."""
+        await watching.record_logins(self._sql, Parts(self._again), logins, expires_at)
+
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """See ``Store.drop_login``."""
+        return await self._again(lambda connection: watching.drop_login(self._sql, connection, user_id, entry))
+
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """See ``Store.count``."""
+        await self._again(lambda connection: watching.count(self._sql, connection, bucket, adds, most, expires_at))
+
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.publish``."""
+        await watching.publish(self._sql, Parts(self._again), sheets)
+
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """See ``Store.sheets``."""
+        async with self._connection() as connection:
+            return await watching.sheets(self._sql, connection, kind, since, until)
+
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.withdraw``."""
+        await watching.withdraw(self._sql, Parts(self._again), sheets)
+
+    async def expire(self, now: int, limit: int) -> int:
+        """See ``Store.expire``."""
+        return await watching.expire(self._sql, Parts(self._again), now, limit)
 
     async def stats(self) -> Stats:
         """See ``Store.stats``; exact, by counting."""
         async with self._connection() as connection:
             return await sets.stats(self._sql, connection)
-
-
-class _Refused(Exception):
-    """A transaction was rolled back, and one of its changes may be the reason."""
-
-    def __init__(self, error: StoreError | SessionDataError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def mysql_from_url(url: str) -> MySQLStore:

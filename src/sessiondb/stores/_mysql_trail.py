@@ -1,0 +1,190 @@
+"""The audit trail in MySQL and MariaDB: events as rows, by the order in which they came and by stream."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from sessiondb.core.events import Event, Seal
+from sessiondb.core.sealing import GROUPS, Group
+from sessiondb.stores._mysql_connection import Connection, blob, number, text
+from sessiondb.stores._mysql_parts import Again
+from sessiondb.stores._mysql_rows import Statements
+from sessiondb.stores.base import EventPage, EventQuery, Position, Stream
+
+PART = 500  # of one transaction
+_ROWS = 100  # of one statement that inserts
+_COLUMNS = (
+    "at",
+    "type",
+    "sid",
+    "user_id",
+    "actor",
+    "reason",
+    "ip",
+    "details",
+    "personal",
+    "stream",
+    "seq",
+    "previous",
+    "who_commitment",
+    "actor_commitment",
+    "where_commitment",
+    "who_salt",
+    "actor_salt",
+    "where_salt",
+)
+_NAMES = ", ".join(_COLUMNS)
+_STREAM = _COLUMNS.index("stream")
+_BLANKS: dict[Group, str] = {
+    "who": "user_id = NULL, sid = NULL, who_salt = NULL",
+    "actor": "actor = NULL, actor_salt = NULL",
+    "where": "ip = NULL, personal = '{}', where_salt = NULL",
+}
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, str | int]).decode
+
+
+def insert(sql: Statements, events: Sequence[Event], *, unless: str = "", again: bool = False) -> list[str]:
+    """Statements that write ``events``, none of them long. A place that is taken is an error (1062).
+
+    With ``again`` it is left as it is. Where the condition ``unless`` is true, the first statement fails (1048).
+    """
+    late = " ON DUPLICATE KEY UPDATE stream = stream" if again else ""
+    times = [number(event.at) for event in events]
+    if unless:
+        times[0] = f"IF({unless}, NULL, {times[0]})"
+    rows = [_row(event, at) for event, at in zip(events, times, strict=True)]
+    return [
+        f"INSERT INTO {sql.events} ({_NAMES}) VALUES {', '.join(rows[start : start + _ROWS])}{late}"
+        for start in range(0, len(rows), _ROWS)
+    ]
+
+
+def _row(event: Event, at: str) -> str:
+    seal = event.seal
+    if seal is None:
+        raise ValueError("an event without its seal cannot be stored; see sessiondb.core.sealing")
+    return (
+        f"({at}, {text(str(event.type))}, {_exact(event.sid)}, {_exact(event.user_id)}, {_exact(event.actor)}, "
+        f"{text(event.reason)}, {text(event.ip)}, {text(_encode(event.details))}, {text(_encode(event.personal))}, "
+        f"{_exact(seal.stream)}, {seal.seq:d}, {blob(seal.previous)}, "
+        f"{blob(seal.who)}, {blob(seal.actor)}, {blob(seal.where)}, "
+        f"{blob(seal.who_salt)}, {blob(seal.actor_salt)}, {blob(seal.where_salt)})"
+    )
+
+
+def _exact(value: str | None) -> str:
+    return "NULL" if value is None else f"x'{value.encode().hex()}'"
+
+
+def _to_event(row: Sequence[Any]) -> Event:
+    """The event in ``_COLUMNS``. An auditor reads millions, so no name is looked up twice."""
+    at, type_, sid, user_id, actor, reason, ip, details, personal, stream, seq, *seal = row
+    return Event(
+        type=type_.decode(),
+        at=at,
+        sid=None if sid is None else sid.decode(),
+        user_id=None if user_id is None else user_id.decode(),
+        actor=None if actor is None else actor.decode(),
+        reason=None if reason is None else reason.decode(),
+        ip=None if ip is None else ip.decode(),
+        details=_decode(details),
+        personal=_decode(personal),
+        seal=Seal(stream.decode(), seq, *seal),
+    )
+
+
+async def taken(sql: Statements, connection: Connection, events: Sequence[Event]) -> Position | None:
+    """A place of ``events`` that is taken, or ``None``."""
+    where = _at([Position(event.seal.stream, event.seal.seq) for event in events if event.seal is not None])
+    [found] = await connection.run([f"SELECT stream, seq FROM {sql.events} WHERE {where} LIMIT 1"])
+    return Position(found.rows[0][0].decode(), found.rows[0][1]) if found.rows else None
+
+
+def _at(places: Iterable[Position]) -> str:
+    """The condition that names ``places``; of rows as values MariaDB would look at every one there is."""
+    return " OR ".join(
+        f"(stream = {_exact(stream)} AND seq IN ({', '.join(str(place.seq) for place in group)}))"
+        for stream, group in groupby(sorted(places), key=lambda place: place.stream)
+    )
+
+
+async def page(sql: Statements, connection: Connection, query: EventQuery) -> EventPage:
+    """See ``Store.events``."""
+    about = [("user_id", query.user_id), ("sid", query.sid), ("actor", query.actor)]
+    conditions = [f"{name} = {_exact(value)}" for name, value in about if value is not None]
+    is_window = not conditions and query.since is not None and query.until is not None
+    if query.type is not None:
+        conditions.append(f"type = {text(query.type)}")
+    for condition, bound in (("at >=", query.since), ("at <", query.until), ("id <", query.after)):
+        if bound is not None:
+            conditions.append(f"{condition} {bound:d}")
+    newest = f"WHERE {' AND '.join(conditions) or 'TRUE'} ORDER BY id DESC LIMIT {query.limit + 1:d}"
+    statement = f"SELECT id, {_NAMES} FROM {sql.events} {newest}"
+    if is_window:
+        # Left alone, the planner takes times for spread evenly, and walks from the newest event back to the window.
+        found = f"SELECT id FROM {sql.events} FORCE INDEX ({sql.events}_at) {newest}"
+        names = ", ".join(f"e.{name}" for name in ("id", *_COLUMNS))
+        statement = f"SELECT {names} FROM ({found}) AS f JOIN {sql.events} AS e ON e.id = f.id ORDER BY e.id DESC"
+    [answer] = await connection.run([statement])
+    shown = answer.rows[: query.limit]
+    more = len(answer.rows) > len(shown) > 0
+    return EventPage([_to_event(row[1:]) for row in shown], shown[-1][0] if more else None)
+
+
+async def streams(sql: Statements, connection: Connection) -> list[Stream]:
+    """See ``Store.streams``. The server leaps from one stream to the next along the index of places."""
+    names = ", ".join(f"e.{name}" for name in _COLUMNS)
+    [found] = await connection.run(
+        [
+            f"SELECT s.lowest, {names} FROM "
+            f"(SELECT stream, MIN(seq) AS lowest, MAX(seq) AS highest FROM {sql.events} GROUP BY stream) AS s "
+            f"JOIN {sql.events} AS e ON e.stream = s.stream AND e.seq = s.highest ORDER BY s.stream"
+        ]
+    )
+    return [Stream(row[_STREAM].decode(), lowest, _to_event(row)) for lowest, *row in found.rows]
+
+
+async def trail(sql: Statements, connection: Connection, stream: str, after: int, limit: int) -> list[Event]:
+    """See ``Store.trail``."""
+    [found] = await connection.run(
+        [
+            f"SELECT {_NAMES} FROM {sql.events} WHERE stream = {_exact(stream)} AND seq > {after:d} "
+            f"ORDER BY seq LIMIT {limit:d}"
+        ]
+    )
+    return list(map(_to_event, found.rows))
+
+
+async def purge(sql: Statements, again: Again, through: Mapping[str, int]) -> int:
+    """See ``Store.purge_events``; so many at a time that nobody waits for it long."""
+    purged = 0
+    for stream, seq in sorted(through.items()):
+        statement = (
+            f"DELETE FROM {sql.events} WHERE stream = {_exact(stream)} AND seq <= {seq:d} ORDER BY seq LIMIT {PART}"
+        )
+        while True:
+            [answer] = await again(partial(Connection.run, statements=[statement]))
+            purged += answer.affected
+            if answer.affected < PART:
+                break
+    return purged
+
+
+async def blank(sql: Statements, again: Again, places: Collection[Position], groups: Collection[Group]) -> int:
+    """See ``Store.blank``."""
+    changes = ", ".join(_BLANKS[group] for group in GROUPS if group in groups) or "id = id"
+    by_place = f"{sql.events} FORCE INDEX ({sql.events}_place)"
+    ordered = sorted(set(places))
+    blanked = 0
+    for start in range(0, len(ordered), PART):
+        statement = f"UPDATE {by_place} SET {changes} WHERE {_at(ordered[start : start + PART])}"
+        [answer] = await again(partial(Connection.run, statements=[statement]))
+        blanked += answer.affected
+    return blanked
