@@ -39,6 +39,7 @@ from sessiondb.web.csrf import CrossOrigin
 from sessiondb.web.csrf_tokens import RequireCsrfToken, check_csrf_token, csrf_token
 from sessiondb.web.flash import Flash, flash, flashes
 from sessiondb.web.middleware import SessionMiddleware
+from sessiondb.web.proxies import TrustedProxies
 from sessiondb.web.readiness import readiness
 from sessiondb.web.transports import Bearer, Header
 from sessiondb.web.typed import SessionOf
@@ -107,6 +108,7 @@ __all__ = [
     "StoreUnavailable",
     "SuspiciousNetwork",
     "Swept",
+    "TrustedProxies",
     "check_csrf_token",
     "csrf_token",
     "current_session",

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from surface_app import around
 
 from sessiondb import (
+    Client,
     Cookie,
     CrossOrigin,
     CurrentSession,
@@ -32,6 +33,7 @@ from sessiondb import (
     Session,
     SessionDB,
     SessionMiddleware,
+    TrustedProxies,
     background,
     open_store,
     readiness,
@@ -95,7 +97,10 @@ def shop(settings: dict[str, Any]) -> FastAPI:
     db = database(settings)
     app = FastAPI(lifespan=db.lifespan)
     csrf = CrossOrigin(**settings["csrf"]) if "csrf" in settings else CrossOrigin()
-    app.add_middleware(SessionMiddleware, db=db, cookie=PLAIN, csrf=csrf, **settings.get("middleware", {}))
+    proxies = TrustedProxies(**settings["proxies"]) if "proxies" in settings else None
+    app.add_middleware(
+        SessionMiddleware, db=db, cookie=PLAIN, csrf=csrf, proxies=proxies, **settings.get("middleware", {})
+    )
     app.state.db = db
     gates = app.state.gates = Gates()
 
@@ -112,6 +117,10 @@ def shop(settings: dict[str, Any]) -> FastAPI:
             "reason": session.ended_reason,
             "new": session.is_new,
         }
+
+    @app.get("/client")
+    async def client(session: CurrentSession) -> Client:
+        return session.client
 
     @app.post("/put")
     async def put(values: dict[str, Any], session: CurrentSession) -> None:

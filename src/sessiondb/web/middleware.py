@@ -30,6 +30,7 @@ from sessiondb.web.cookie import Cookie
 from sessiondb.web.csrf import SAFE_METHODS, CrossOrigin
 from sessiondb.web.live import LiveSocket
 from sessiondb.web.paths import matches_path, path_of, paths
+from sessiondb.web.proxies import Client, Headers, TrustedProxies, Unread
 from sessiondb.web.response import SessionResponse, refuse
 from sessiondb.web.transports import Face, HeaderWay, header_ways, present
 
@@ -53,6 +54,8 @@ class SessionMiddleware:
       request is served by the first of these that it brings, else by its cookie; never by two of them.
     * ``csrf`` (``CrossOrigin()``): the cross-origin check of what a cookie carries; ``None`` turns it off.
     * ``skip``: paths (and what is below) that have no session: ``skip=("/static", "/healthz")``.
+    * ``proxies`` (``None``: the server's peer is the client): whose word is taken for the client's address:
+      ``proxies=TrustedProxies(count=1)``.
     * ``recheck`` (60 s, which is the most): how often the session of an open WebSocket or event stream is looked up.
 
     The session is also in ``scope["session"]``. Two middlewares on one cookie or header: ``ConfigurationError``.
@@ -73,6 +76,7 @@ class SessionMiddleware:
         headers: Iterable[HeaderWay] = (),
         csrf: CrossOrigin | None = CrossOrigin(),  # noqa: B008  frozen
         skip: Iterable[str] = (),
+        proxies: TrustedProxies | None = None,
         recheck: float = 60.0,
     ) -> None:
         if not isinstance(db, SessionDB):
@@ -80,7 +84,11 @@ class SessionMiddleware:
                 f"SessionMiddleware: db is a {type(db).__name__}; pass a SessionDB: "
                 "app.add_middleware(SessionMiddleware, db=SessionDB('sqlite:///sessions.db'))."
             )
-        given: dict[str, tuple[object, type]] = {"cookie": (cookie, Cookie), "csrf": (csrf, CrossOrigin)}
+        given: dict[str, tuple[object, type]] = {
+            "cookie": (cookie, Cookie),
+            "csrf": (csrf, CrossOrigin),
+            "proxies": (proxies, TrustedProxies),
+        }
         for name, (value, kind) in given.items():
             if value is not None and not isinstance(value, kind):
                 raise ConfigurationError(
@@ -105,6 +113,10 @@ class SessionMiddleware:
         # No cookie has a colon in its name.
         self._names = [f"{way.name.lower()}:" for way in ways] + ([cookie.full_name] if cookie is not None else [])
         self._skip = paths("SessionMiddleware: skip", skip)
+        self._unread = Unread()
+        self._client_of: Callable[[Client, Headers], Client] | None = (
+            self._note_unread if proxies is None else proxies.client
+        )
         self._warned_plain_http = cookie is None or not cookie.secure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +130,10 @@ class SessionMiddleware:
             return
         headers = scope["headers"]
         runtime = self.db.runtime
-        state = State(runtime, runtime.now(), Visitor(scope.get("client"), headers))
+        client = scope.get("client")
+        if self._client_of is not None:
+            client = self._client_of(client, headers)
+        state = State(runtime, runtime.now(), Visitor(client, headers))
         if self._headers:
             face, tokens = self._present(state, headers)
         else:
@@ -195,6 +210,12 @@ class SessionMiddleware:
         if way.respond is None:
             state.untold = state.headers_sent = True
         return Face(way, self._face.vary, self._face.recheck), tokens
+
+    def _note_unread(self, peer: Client, headers: Headers) -> Client:
+        self._unread.look(peer, headers)
+        if self._unread.done:
+            self._client_of = None
+        return peer
 
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
         outer = scope.get(SCOPE_KEY, _NONE)
