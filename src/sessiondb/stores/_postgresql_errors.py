@@ -61,6 +61,11 @@ def is_about_rows(error: BaseException) -> bool:
     return state[:2] in ("22", "23") or state in _BY_ROW | _RETRY
 
 
+def is_taken(error: BaseException, index: str) -> bool:
+    """Whether the unique ``index`` has another row in the place of one."""
+    return state_of(error) == "23505" and getattr(error, "constraint_name", None) == index
+
+
 def lost_tables(error: BaseException) -> bool:
     """Whether the tables have to be looked at again."""
     return state_of(error) in ("42P01", "42703")
@@ -80,13 +85,19 @@ def state_of(error: BaseException) -> str:
     return state if isinstance(state, str) else ""
 
 
-def refusal(error: Exception, where: str) -> StoreError | SessionDataError:
-    """What one change is answered, when the database does not take it: ``error`` is for that row alone."""
+def refusal(
+    error: Exception, where: str, *, changes: bool = True, events: bool = False
+) -> StoreError | SessionDataError:
+    """What the changes or events of a statement are answered, when the database does not take one of them."""
     if state_of(error)[:2] in ("22", "23"):
         # The server's text quotes the row, so it is not even shown as the cause.
+        kind = f"({type(error).__name__}, {state_of(error)})"
+        unheld = "a text of an event has a character that no column can hold (U+0000)"
+        if not changes:
+            return StoreError(f"PostgreSQL at {where} does not take these events {kind}; {unheld}.")
         return SessionDataError(
-            f"PostgreSQL at {where} does not take this session ({type(error).__name__}, {state_of(error)}); its data "
-            "or client is no valid JSON."
+            f"PostgreSQL at {where} does not take this session {kind}; its data or client is no valid JSON"
+            f"{f', or {unheld}' if events else ''}."
         )
     found = translated(error, where, "not_applied")
     return found if isinstance(found, StoreError) else StoreUnavailable(str(found))

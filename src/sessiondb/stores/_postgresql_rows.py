@@ -8,14 +8,13 @@ from typing import Any, TypeGuard
 import msgspec
 
 from sessiondb.core.change import Change, Create, End, Update
-from sessiondb.core.events import Event, EventType
+from sessiondb.core.events import Event
 from sessiondb.core.record import Record
 from sessiondb.stores._numbers import positional
 from sessiondb.stores._postgresql_statements import COLUMNS, JSON_COLUMNS
 
 _BLOBS = frozenset({"series_hash", "secret_hash", "last_changes", "previous_hash", "salt"})
 _encode = msgspec.json.Encoder().encode
-_decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
 
 
 def is_ordinary(change: Change) -> TypeGuard[Update]:
@@ -142,36 +141,40 @@ def _links_of(change: Change) -> tuple[bytes, ...]:
     return change.sign_in.links if isinstance(change, Update) and change.sign_in is not None else ()
 
 
-def events_json(events: Sequence[Event]) -> str:
-    """Events as a JSON array."""
-    return _encode(
-        [
-            {
-                "at": event.at,
-                "type": str(event.type),
-                "sid": event.sid,
-                "user_id": event.user_id,
-                "reason": event.reason,
-                "ip": event.ip,
-                "details": event.details,
-            }
-            for event in events
-        ]
-    ).decode()
+def events_json(events: Iterable[Event]) -> str:
+    """Sealed events as a JSON array."""
+    return _encode([_event_row(event) for event in events]).decode()
 
 
-def to_event(row: Any) -> Event:
-    """The event in ``(at, type, sid, user_id, reason, ip, details)``."""
-    at, type_, sid, user_id, reason, ip, details = row
-    return Event(
-        type=EventType(type_),
-        at=at,
-        sid=sid,
-        user_id=user_id,
-        reason=reason,
-        ip=ip,
-        details=_decode_details(details),
-    )
+def _event_row(event: Event) -> dict[str, Any]:
+    seal = event.seal
+    if seal is None:
+        raise ValueError("an event without its seal cannot be stored; see sessiondb.core.sealing")
+    row: dict[str, Any] = {
+        "at": event.at,
+        "type": event.type,
+        "sid": event.sid,
+        "user_id": event.user_id,
+        "actor": event.actor,
+        "reason": event.reason,
+        "ip": event.ip,
+        # As texts of their own: inside the array the server would unescape what is in them, and refuse a U+0000.
+        "details": _encode(event.details).decode() if event.details else "{}",
+        "personal": _encode(event.personal).decode() if event.personal else "{}",
+        "stream": seal.stream,
+        "seq": seal.seq,
+        "previous": _hex(seal.previous),
+        "who_commitment": _hex(seal.who),
+        "actor_commitment": _hex(seal.actor),
+        "where_commitment": _hex(seal.where),
+    }
+    if seal.who_salt is not None:
+        row["who_salt"] = _hex(seal.who_salt)
+    if seal.actor_salt is not None:
+        row["actor_salt"] = _hex(seal.actor_salt)
+    if seal.where_salt is not None:
+        row["where_salt"] = _hex(seal.where_salt)
+    return row
 
 
 def _hex(value: bytes) -> str:

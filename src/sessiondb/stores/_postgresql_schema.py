@@ -57,17 +57,58 @@ CREATE TABLE IF NOT EXISTS {p}users (
 );
 CREATE INDEX IF NOT EXISTS {p}users_not_before ON {p}users (not_before);
 CREATE TABLE IF NOT EXISTS {p}events (
-  id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  at      bigint NOT NULL,
-  type    text NOT NULL,
-  sid     text COLLATE "C",
-  user_id text COLLATE "C",
-  reason  text,
-  ip      text,
-  details json NOT NULL DEFAULT '{{}}'
+  id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at               bigint NOT NULL,
+  type             text NOT NULL,
+  sid              text COLLATE "C",
+  user_id          text COLLATE "C",
+  actor            text COLLATE "C",
+  reason           text,
+  ip               text,
+  details          json NOT NULL DEFAULT '{{}}',
+  personal         json NOT NULL DEFAULT '{{}}',
+  stream           text COLLATE "C" NOT NULL,
+  seq              bigint NOT NULL,
+  previous         bytea NOT NULL,
+  who_commitment   bytea NOT NULL,
+  actor_commitment bytea NOT NULL,
+  where_commitment bytea NOT NULL,
+  who_salt         bytea,
+  actor_salt       bytea,
+  where_salt       bytea
 );
 CREATE INDEX IF NOT EXISTS {p}events_user ON {p}events (user_id, id) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS {p}events_sid ON {p}events (sid, id) WHERE sid IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {p}events_actor ON {p}events (actor, id) WHERE actor IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {p}events_at ON {p}events (at);
+CREATE UNIQUE INDEX IF NOT EXISTS {p}events_place ON {p}events (stream, seq);
+CREATE TABLE IF NOT EXISTS {p}histories (
+  user_id    text COLLATE "C" PRIMARY KEY,
+  logins     bytea NOT NULL,
+  expires_at bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS {p}histories_expires ON {p}histories (expires_at);
+CREATE TABLE IF NOT EXISTS {p}buckets (
+  bucket     text COLLATE "C" PRIMARY KEY,
+  items      bigint NOT NULL,
+  expires_at bigint NOT NULL
+);
+CREATE INDEX IF NOT EXISTS {p}buckets_expires ON {p}buckets (expires_at);
+CREATE TABLE IF NOT EXISTS {p}counters (
+  bucket text COLLATE "C" NOT NULL,
+  item   bytea NOT NULL,
+  total  bigint NOT NULL,
+  PRIMARY KEY (bucket, item)
+);
+CREATE TABLE IF NOT EXISTS {p}sheets (
+  kind       text COLLATE "C" NOT NULL,
+  bucket     bigint NOT NULL,
+  writer     text COLLATE "C" NOT NULL,
+  data       bytea NOT NULL,
+  expires_at bigint NOT NULL,
+  PRIMARY KEY (kind, bucket, writer)
+);
+CREATE INDEX IF NOT EXISTS {p}sheets_expires ON {p}sheets (expires_at);
 CREATE TABLE IF NOT EXISTS {p}meta (
   key   text PRIMARY KEY,
   value text NOT NULL

@@ -6,13 +6,10 @@ from typing import Any
 
 from sessiondb.core.record import EndReason, Record
 from sessiondb.stores._limit import not_before_of, rivals_of, too_late
-from sessiondb.stores._postgresql_rows import to_event
 from sessiondb.stores._postgresql_statements import Statements, columns, deadline, expiry_reason, with_caps
 from sessiondb.stores.base import (
     Admission,
     Ended,
-    EventPage,
-    EventQuery,
     Login,
     Page,
     Query,
@@ -163,31 +160,6 @@ async def end_where(sql: Statements, connection: Any, query: Query, reason: EndR
     return sorted((one for one in ended if one.reason == reason), key=lambda one: one.sid)
 
 
-async def events(sql: Statements, connection: Any, query: EventQuery) -> EventPage:
-    """See ``Store.events``."""
-    conditions = ["true"]
-    values: list[object] = []
-    for condition, value in (
-        ("user_id = ", query.user_id),
-        ("sid = ", query.sid),
-        ("type = ", query.type),
-        ("at >= ", query.since),
-        ("at < ", query.until),
-        ("id < ", query.after),
-    ):
-        if value is not None:
-            values.append(value)
-            conditions.append(f"{condition}${len(values)}")
-    values.append(query.limit + 1)
-    found = await connection.fetch(
-        f"SELECT id, at, type, sid, user_id, reason, ip, details FROM {sql.events} "
-        f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ${len(values)}::bigint",
-        *values,
-    )
-    shown = found[: query.limit]
-    return EventPage([to_event(row[1:]) for row in shown], shown[-1][0] if len(found) > len(shown) > 0 else None)
-
-
 async def stats(sql: Statements, connection: Any) -> Stats:
     """See ``Store.stats``; above a million sessions from a sample of one page in a hundred."""
     rows, size, events = await connection.fetchrow(
@@ -199,7 +171,7 @@ async def stats(sql: Statements, connection: Any) -> Stats:
         f"(SELECT CASE WHEN c.reltuples > {COUNT_EXACTLY} THEN c.reltuples::bigint "
         f"ELSE (SELECT count(*) FROM {sql.events}) END FROM pg_class c WHERE oid = to_regclass($3))",
         sql.sessions,
-        [sql.users, sql.events],
+        [sql.users, sql.events, sql.histories, sql.counters, sql.sheets],
         sql.events,
     )
     sampled = rows > COUNT_EXACTLY

@@ -8,6 +8,29 @@ from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, EndReason
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 COLUMNS = Record.__struct_fields__
 JSON_COLUMNS = frozenset({"data", "client_first", "client_last", "auth", "risk"})
+_EVENT_TYPES = {
+    "at": "bigint",
+    "type": "text",
+    "sid": "text",
+    "user_id": "text",
+    "actor": "text",
+    "reason": "text",
+    "ip": "text",
+    "details": "json",
+    "personal": "json",
+    "stream": "text",
+    "seq": "bigint",
+    "previous": "bytea",
+    "who_commitment": "bytea",
+    "actor_commitment": "bytea",
+    "where_commitment": "bytea",
+    "who_salt": "bytea",
+    "actor_salt": "bytea",
+    "where_salt": "bytea",
+}
+EVENT_COLUMNS = ", ".join(_EVENT_TYPES)
+_EVENT_GIVEN = ", ".join(f"{name} {'text' if kind == 'json' else kind}" for name, kind in _EVENT_TYPES.items())
+_EVENT_VALUES = ", ".join(f"{name}::json" if kind == "json" else name for name, kind in _EVENT_TYPES.items())
 _REMEMBERED = CHANGE_ID_BYTES * REMEMBERED_CHANGES
 # PostgreSQL has no function that gives random bytes in version 13, but it has this one.
 _RANDOM_ID = f"substring(uuid_send(gen_random_uuid()) FROM 1 FOR {CHANGE_ID_BYTES})"
@@ -71,6 +94,10 @@ class Statements:
         self.links = f"{prefix}links"
         self.users = f"{prefix}users"
         self.events = f"{prefix}events"
+        self.histories = f"{prefix}histories"
+        self.buckets = f"{prefix}buckets"
+        self.counters = f"{prefix}counters"
+        self.sheets = f"{prefix}sheets"
         self.meta = f"{prefix}meta"
         self.load = f"SELECT {columns()} FROM {self.sessions} WHERE sid = ANY($1::uuid[])"
         self.touch = _TOUCHES.format(sessions=self.sessions, clients="", names="", client="")
@@ -81,6 +108,7 @@ class Statements:
             client=", client_last = coalesce(g.client::json, s.client_last)",
         )
         self.update = _UPDATE.format(sessions=self.sessions)
+        self.append = self.insert_events(again=True)
         self._apply: dict[tuple[bool, ...], str] = {}
 
     def apply(self, *, updates: bool, creates: bool, links: bool, events: bool) -> str:
@@ -126,12 +154,13 @@ class Statements:
                 answers.append("SELECT NULL::text AS sid, 0::bigint AS rev WHERE false")
         return f"WITH {', '.join(parts)} {' UNION ALL '.join(answers)}"
 
-    def insert_events(self, number: int = 1) -> str:
-        """Write the events in the JSON of parameter ``number``."""
-        names = "at, type, sid, user_id, reason, ip, details"
+    def insert_events(self, number: int = 1, *, again: bool = False) -> str:
+        """Write the events in the JSON of parameter ``number``; those of taken places are left out with ``again``."""
+        # The server numbers them in the order in which they are given.
         return (
-            f"INSERT INTO {self.events} ({names}) "
-            f"SELECT {names} FROM json_populate_recordset(NULL::{self.events}, ${number}::json)"
+            f"INSERT INTO {self.events} ({EVENT_COLUMNS}) SELECT {_EVENT_VALUES} "
+            f"FROM json_to_recordset(${number}::json) AS given_events({_EVENT_GIVEN})"
+            f"{' ON CONFLICT (stream, seq) DO NOTHING' if again else ''}"
         )
 
     def end(self, *, ended_at: str, reason: str, purge_at: str, announce_at: str) -> str:

@@ -11,52 +11,54 @@ What is in sessions can be asked in SQL. With an index on it, which costs every 
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 
-from sessiondb.core.change import Applied, Change, Create, Update, all_touch, apply
-from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
+from sessiondb.core.change import Change
+from sessiondb.core.errors import WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
-from sessiondb.stores import _postgresql_rows as rows
 from sessiondb.stores import _postgresql_sets as sets
 from sessiondb.stores import _postgresql_sweeping as sweeping
+from sessiondb.stores import _postgresql_trail as trail
+from sessiondb.stores import _postgresql_watching as watching
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._pool import Pool
-from sessiondb.stores._postgresql_errors import is_about_rows, is_deadlock, lost_tables, not_copied, refusal, translated
+from sessiondb.stores._postgresql_applying import Applying
+from sessiondb.stores._postgresql_errors import lost_tables, not_copied, translated
 from sessiondb.stores._postgresql_feed import PostgreSQLFeed
 from sessiondb.stores._postgresql_partitions import keep_partitions, month_of
 from sessiondb.stores._postgresql_schema import LOCK, prepare
 from sessiondb.stores._postgresql_statements import NOW, Statements
 from sessiondb.stores._postgresql_url import parse
-from sessiondb.stores._touching import Results, settled, touch_all
 from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
     EventQuery,
     Login,
     Page,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
+    Stream,
     Swept,
 )
 
 log = logging.getLogger("sessiondb")
-
-TRIES = 3
-NO_TIME = 0  # only whether a change can land is asked, not what it makes of the record
 
 
 class _Pools:
@@ -85,6 +87,7 @@ class PostgreSQLStore:
         self._settings = parse(url)
         self._sql = Statements(self._settings.prefix)
         self._pools = PerLoop("PostgreSQL", self._make_pools)
+        self._applying = Applying(self._sql, self._settings.where, self._connection, self._load)
         self._prepared = False
         self._partitioned = 0  # the month whose partitions, and the next ones, are known to be there
         self._said_why = False
@@ -196,128 +199,7 @@ class PostgreSQLStore:
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """See ``Store.apply``; changes and events are one statement, unless one of them cannot be written."""
-        if len({change.sid for change in changes}) != len(changes):
-            raise ValueError("the sids of the changes in one call must be unique")
-        if len(changes) > 1 and not events and all_touch(changes):
-            return await self._touch(changes)
-        return await self._apply(changes, events, TRIES)
-
-    async def _touch(self, changes: Sequence[Update]) -> list[ChangeResult]:
-        """One statement that waits for no row. Only those that stay held are waited for, and nobody else with them."""
-        try:
-            return await touch_all(changes, self._touch_free, self._touch_held)
-        except _Refused:
-            return await self._apply(changes, (), TRIES)  # one of them is at fault: that finds out which
-
-    async def _touch_free(self, changes: Sequence[Update]) -> Results:
-        parameters = rows.touch_columns(changes)
-        statement = self._sql.touch if len(parameters) == 2 else self._sql.touch_with_clients
-        async with self._connection("unknown") as connection:
-            try:
-                missed = await connection.fetch(statement, *parameters)
-            except asyncpg.PostgresError as error:
-                if is_about_rows(error):
-                    raise _Refused(refusal(error, self._settings.where)) from None
-                raise
-        found = dict(missed)
-        living = {sid for sid, state in found.items() if state is not None and state[0] == "true"}
-        reasons = {sid: state[1] for sid, state in found.items() if state is not None}
-        return settled(changes, {change.sid for change in changes} - found.keys(), reasons, living)
-
-    async def _touch_held(self, changes: Sequence[Update]) -> Results:
-        try:
-            return settled(changes, {*await self._write(changes, ())}, {}, set())
-        except _Refused as refused:
-            return {change.sid: refused.error for change in changes}
-
-    async def _apply(self, changes: Sequence[Change], events: Sequence[Event], tries: int) -> list[ChangeResult]:
-        if not changes and not events:
-            return []
-        try:
-            landed = await self._write(changes, events)
-        except _Refused as refused:
-            if not changes:
-                raise refused.error from None
-            if len(changes) == 1:
-                return [refused.error]
-            return await self._one_by_one(changes, events, tries)
-        if len(landed) == len(changes):
-            return [Applied(landed[change.sid]) for change in changes]
-        return await self._with_reasons(changes, landed, tries)
-
-    async def _write(self, changes: Sequence[Change], events: Sequence[Event]) -> dict[Sid, int]:
-        """By sid, the revisions of those that landed. Raises ``_Refused`` where one of them may be at fault."""
-        statement, parameters = self._statement(changes, events)
-        for attempt in range(TRIES):
-            async with self._connection("unknown") as connection:
-                try:
-                    return {row[0]: row[1] for row in await connection.fetch(statement, *parameters)}
-                except asyncpg.PostgresError as error:
-                    if not is_about_rows(error):
-                        raise
-                    if not is_deadlock(error) or attempt == TRIES - 1:
-                        raise _Refused(refusal(error, self._settings.where)) from None
-            # The rows of another program's transaction are free by now, or will be shortly.
-            await asyncio.sleep(0.005 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
-        raise AssertionError("unreachable")
-
-    def _statement(self, changes: Sequence[Change], events: Sequence[Event]) -> tuple[str, list[object]]:
-        if len(changes) == 1 and not events and rows.is_ordinary(change := changes[0]):
-            return self._sql.update, rows.update_values(change)
-        creates = [change for change in changes if isinstance(change, Create)]
-        parameters: list[object] = []
-        if len(creates) < len(changes):
-            parameters.append(rows.updates_json(changes))
-        if creates:
-            parameters.append(rows.creates_json(creates))
-        links = rows.links_json(changes)
-        if links:
-            parameters.append(links)
-        if events:
-            parameters.append(rows.events_json(events))
-        kinds = {"updates": len(creates) < len(changes), "creates": bool(creates)}
-        return self._sql.apply(**kinds, links=bool(links), events=bool(events)), parameters
-
-    async def _one_by_one(self, changes: Sequence[Change], events: Sequence[Event], tries: int) -> list[ChangeResult]:
-        """Each change by itself; the events go with the first that the database takes."""
-        results: list[ChangeResult] = []
-        for change in changes:
-            try:
-                result = (await self._apply([change], events, tries))[0]
-            except StoreError as error:
-                result = error
-            if not isinstance(result, (StoreError, SessionDataError)):
-                events = ()
-            results.append(result)
-        return results
-
-    async def _with_reasons(self, changes: Sequence[Change], landed: dict[Sid, int], tries: int) -> list[ChangeResult]:
-        """The results; what has not landed is judged by what the rows show now.
-
-        Never raises: whatever happens to the others, those in ``landed`` have been written.
-        """
-        results: dict[Sid, ChangeResult] = {sid: Applied(rev) for sid, rev in landed.items()}
-        rest = [change for change in changes if change.sid not in landed]
-        try:
-            records = await self._load([change.sid for change in rest])
-            again: list[Change] = []
-            for change in rest:
-                written, outcome = apply(records.get(change.sid), change, NO_TIME)
-                if written is None:
-                    results[change.sid] = outcome
-                else:
-                    again.append(change)  # its row changed between the two statements: nothing stands against it now
-            if again and tries == 1:
-                raise StoreError(
-                    f"PostgreSQL at {self._settings.where}: a session kept changing while it was written; try again.",
-                    outcome="conflict",
-                )
-            for change, result in zip(again, await self._apply(again, (), tries - 1), strict=True):
-                results[change.sid] = result
-        except StoreError as error:
-            for change in rest:
-                results.setdefault(change.sid, error)
-        return [results[change.sid] for change in changes]
+        return await self._applying.apply(changes, events)
 
     # -- by user ------------------------------------------------------------------------------------------
 
@@ -372,27 +254,89 @@ class PostgreSQLStore:
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
-        async with self._connection("unknown") as connection:
-            if events:
-                await connection.execute(self._sql.insert_events(), rows.events_json(events))
+        await self._applying.append(events)
 
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``; asks the replica, if there is one."""
         async with self._connection(reading=True) as connection:
-            return await sets.events(self._sql, connection, query)
+            return await trail.events(self._sql, connection, query)
+
+    async def streams(self) -> list[Stream]:
+        """See ``Store.streams``."""
+        async with self._connection() as connection:
+            return await trail.streams(self._sql, connection)
+
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """See ``Store.trail``; asks the replica, if there is one, but for the end of a stream: it may be behind."""
+        if self._settings.replica is not None:
+            async with self._connection(reading=True) as connection:
+                found = await trail.trail(self._sql, connection, stream, after, limit)
+            if len(found) == limit:
+                return found
+        async with self._connection() as connection:
+            return await trail.trail(self._sql, connection, stream, after, limit)
+
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """See ``Store.purge_events``."""
+        async with self._connection("unknown") as connection:
+            return await trail.purge_events(self._sql, connection, through)
+
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """See ``Store.blank``; ``VACUUM`` takes away what was overwritten, see docs/databases.md."""
+        async with self._connection("unknown") as connection:
+            return await trail.blank(self._sql, connection, places, groups)
+
+    # -- watching -----------------------------------------------------------------------------------------
+
+    async def forget_user(self, user_id: str) -> int:
+        """See ``Store.forget_user``; ``VACUUM`` takes away what was deleted, see docs/databases.md."""
+        async with self._connection("unknown") as connection:
+            return await watching.forget_user(self._sql, connection, user_id)
+
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """See ``Store.profile``."""
+        async with self._connection() as connection:
+            return await watching.profile(self._sql, connection, user_id, counters)
+
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """See ``Store.record_logins``."""
+        async with self._connection("unknown") as connection:
+            await watching.record_logins(self._sql, connection, logins, expires_at)
+
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """See ``Store.drop_login``."""
+        async with self._connection("unknown") as connection:
+            return await watching.drop_login(self._sql, connection, user_id, entry)
+
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """See ``Store.count``."""
+        async with self._connection("unknown") as connection:
+            await watching.count(self._sql, connection, bucket, adds, most, expires_at)
+
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.publish``."""
+        async with self._connection("unknown") as connection:
+            await watching.publish(self._sql, connection, sheets)
+
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """See ``Store.sheets``."""
+        async with self._connection() as connection:
+            return await watching.sheets(self._sql, connection, kind, since, until)
+
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.withdraw``."""
+        async with self._connection("unknown") as connection:
+            await watching.withdraw(self._sql, connection, sheets)
+
+    async def expire(self, now: int, limit: int) -> int:
+        """See ``Store.expire``; what somebody else holds is left for the next pass."""
+        async with self._connection("unknown") as connection:
+            return await watching.expire(self._sql, connection, now, limit)
 
     async def stats(self) -> Stats:
         """See ``Store.stats``; asks the replica, if there is one."""
         async with self._connection(reading=True) as connection:
             return await sets.stats(self._sql, connection)
-
-
-class _Refused(Exception):
-    """A statement was rolled back, and one of its changes may be the reason."""
-
-    def __init__(self, error: StoreError | SessionDataError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def postgresql_from_url(url: str) -> PostgreSQLStore:
