@@ -27,6 +27,7 @@ from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.policy import SECOND
 from sessiondb.core.sealing import GENESIS, digest, seal
 from sessiondb.core.signing import Signer
+from sessiondb.sinks import Sink
 from sessiondb.timers import Timers
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Audit:
       write to the database can purge and erase without being found out.
     * ``exports`` (none): functions, ``async`` or not, that are given each checkpoint as a line of JSON, and keep it
       where the database's users cannot write: ``append_to("/var/lib/audit/checkpoints.jsonl")``, ``log_checkpoint``.
+    * ``sinks`` (none): functions, ``async`` or not, that are given the events once they are written: ``log_events``,
+      ``Webhook(url=..., secret=...)``, one of yours.
     * ``checkpoint_every`` (an hour): how often there is one, if there is a ``signer`` or one of the ``exports``;
       ``None``: only ``db.checkpoint()`` makes any.
     * ``keep`` (logins 400 days, sessions 90 days, what administrators do for ever): how long events of each class are
@@ -64,6 +67,7 @@ class Audit:
     required: bool = False
     signer: Signer | None = field(default=None, repr=False)
     exports: Sequence[Export] = ()
+    sinks: Sequence[Sink] = ()
     checkpoint_every: timedelta | float | None = timedelta(hours=1)
     keep: Mapping[str, timedelta | None] = field(default_factory=dict)
 
@@ -74,11 +78,12 @@ class Audit:
             raise ConfigurationError(
                 f"Audit: signer is a {type(self.signer).__name__}; use Ed25519Signer(key) or HmacSigner(key)."
             )
-        if isinstance(self.exports, (str, bytes)) or not isinstance(self.exports, Sequence):
-            raise ConfigurationError(f"Audit: exports is a {type(self.exports).__name__}; use a list of functions.")
-        for export in self.exports:
-            if not callable(export) or not takes(export, 1):
-                raise ConfigurationError(f"Audit: {export!r:.100} in exports cannot be called with one line of text.")
+        for name, given, what in (("exports", self.exports, "line of text"), ("sinks", self.sinks, "list of events")):
+            if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+                raise ConfigurationError(f"Audit: {name} is a {type(given).__name__}; use a list of functions.")
+            for one in given:
+                if not callable(one) or not takes(one, 1):
+                    raise ConfigurationError(f"Audit: {one!r:.100} in {name} cannot be called with one {what}.")
         every = self.checkpoint_seconds
         if every is not None and not 1 <= every <= 30 * 86_400:
             raise ConfigurationError(

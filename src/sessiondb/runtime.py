@@ -27,6 +27,7 @@ from sessiondb.probing import Prober
 from sessiondb.reencryption import Reencryption
 from sessiondb.retention import Keeping
 from sessiondb.settings import Settings
+from sessiondb.sinks import Telling
 from sessiondb.stores.announcing import AnnouncingStore
 from sessiondb.stores.base import ChangeResult, Ended, EventQuery, Store
 from sessiondb.stores.chaining import ChainingStore
@@ -70,10 +71,12 @@ class Runtime:
         self.read_circuit = self._circuit("reading")
         self.write_circuit = self._circuit("writing")
         self.read_circuit.beside, self.write_circuit.beside = self.write_circuit, self.read_circuit
+        self.telling = Telling(settings.audit.sinks, counters)
         self._inner: Store = ChainingStore(
             RecoveringStore(store),
             later=lambda event: self.background.event(event),
             required=settings.audit.required,
+            told=self.telling.tell if settings.audit.sinks else None,
             counters=counters,
         )
         self.reencryption: Reencryption | None = None
@@ -190,6 +193,7 @@ class Runtime:
             if self.announcer is not None:
                 await self.announcer.drain(self._settings.timeout)
         self._tell_lost(await self.background.give_up())
+        await self.telling.close(self._settings.timeout)
         if self._opened:
             self._opened = False
             try:

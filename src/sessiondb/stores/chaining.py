@@ -31,12 +31,13 @@ class ChainingStore(DelegatingStore):
     * ``required``: a change is written with its events or not at all. Otherwise a change whose event cannot be written
       with it is written alone, and the event is given to ``later`` (a queue), as it is where writing both together
       would cost another round trip (``Batching.together``) and the event could not be written beside it.
+    * ``told`` is called with events once they have been written.
     * ``counters``: ``unsealed_events`` counts those that were given to ``later``.
 
     What ``append`` cannot say for certain to have been written it writes again with the next call, into the very place.
     """
 
-    __slots__ = ("_counters", "_free", "_later", "_open", "_required", "_together")
+    __slots__ = ("_counters", "_free", "_later", "_open", "_required", "_together", "_told")
 
     def __init__(
         self,
@@ -44,11 +45,13 @@ class ChainingStore(DelegatingStore):
         *,
         later: Callable[[Event], None],
         required: bool = False,
+        told: Callable[[Sequence[Event]], None] | None = None,
         counters: Counter[str] | None = None,
     ) -> None:
         super().__init__(store)
         self._later = later
         self._required = required
+        self._told = told
         self._together = required or store.batching.together
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._free: dict[EventClass, list[Lane]] = {class_: [] for class_ in EventClass}
@@ -77,6 +80,8 @@ class ChainingStore(DelegatingStore):
         """
         if events and events[0].seal is not None:
             await self._store.append(events)
+            if self._told is not None:
+                self._told(events)
             return
         await self._settle_open()
         if not events:
@@ -169,6 +174,8 @@ class ChainingStore(DelegatingStore):
         return lanes, sealed
 
     def _give_back(self, lanes: Sequence[Lane], written: Sequence[Event]) -> None:
+        if written and self._told is not None:
+            self._told(written)
         for lane in lanes:
             lane.advance([event for event in written if event.seal is not None and event.seal.stream == lane.stream])
             self._free[lane.class_].append(lane)
