@@ -30,7 +30,7 @@ async def test_a_file_that_the_store_has_made_has_no_problem(path: Path) -> None
     wrong = [one for one in report.findings if one.level != "ok" and one.check not in ("file system", "free space")]
     assert wrong == []
     assert finding(report, "file mode").found == "0600"
-    assert finding(report, "indexes").found == "all 6 there"
+    assert finding(report, "indexes").found == "all 12 there"
 
 
 async def test_a_database_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:

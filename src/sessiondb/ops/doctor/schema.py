@@ -20,7 +20,9 @@ def tables_and_indexes(ddl: str) -> tuple[list[str], dict[str, str]]:
         if kind == "TABLE":
             tables.append(name)
             # MySQL has no CREATE INDEX IF NOT EXISTS, so its indexes are in the tables.
-            indexes |= {key: f"ALTER TABLE {name} ADD {how} {key} {columns}" for how, key, columns in _KEY.findall(rest)}
+            indexes |= {
+                key: f"ALTER TABLE {name} ADD {how} {key} {columns}" for how, key, columns in _KEY.findall(rest)
+            }
         else:
             indexes[name] = f"CREATE {kind} {name}{rest}"
     return tables, indexes
