@@ -27,6 +27,7 @@ from sessiondb.core.policy import Policy
 from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo, StepUp
 from sessiondb.db import Issued, SessionDB
 from sessiondb.federation import IdP
+from sessiondb.geo import Geo, Place
 from sessiondb.keyring import KeyRing
 from sessiondb.listing import Criteria
 from sessiondb.notices import ENDED_MESSAGES, ended_message
@@ -75,6 +76,7 @@ __all__ = [
     "EventPage",
     "EventType",
     "Flash",
+    "Geo",
     "Header",
     "HeadersSent",
     "IdP",
@@ -83,6 +85,7 @@ __all__ = [
     "Limits",
     "LoginRefused",
     "NearCache",
+    "Place",
     "Policy",
     "RateLimited",
     "Readiness",
