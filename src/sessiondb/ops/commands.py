@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import timedelta
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from sessiondb.core.errors import ConfigurationError, SessionDBError
-from sessiondb.core.policy import Policy
+from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.record import EndReason, SessionInfo
-from sessiondb.db import DEFAULT_URL, SessionDB
 from sessiondb.keyring import KeyRing
 from sessiondb.ops import bench as benchmark
 from sessiondb.ops import bench_report, bench_scratch, encryption, output, schema
 from sessiondb.ops.doctor import TIMEOUT, examine
 from sessiondb.ops.revoking import Revocation, confirmed, moment
+from sessiondb.ops.running import Json, KeysFile, Url, UrlOption, User, checked, database, run, url_of
 from sessiondb.stores.base import Stats, Swept
 
 app = typer.Typer(
@@ -35,26 +28,6 @@ app = typer.Typer(
 keys_app = typer.Typer(no_args_is_help=True, help="Keys for encryption at rest.")
 app.add_typer(keys_app, name="keys")
 
-Url = Annotated[
-    str | None,
-    typer.Argument(metavar="[URL]", help=f"$SESSIONDB_URL if left out, else {DEFAULT_URL}.", show_default=False),
-]
-UrlOption = Annotated[
-    str | None, typer.Option("--url", help=f"$SESSIONDB_URL if left out, else {DEFAULT_URL}.", show_default=False)
-]
-User = Annotated[str | None, typer.Option("--user", metavar="ID", help="The user's id.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-KeysFile = Annotated[
-    Path | None, typer.Option("--keys", metavar="FILE", help="$SESSIONDB_KEYS if left out.", show_default=False)
-]
-
-Answer = TypeVar("Answer")
-
-# Only the app knows its policy. With the longest lifetimes, what is stored with each session decides alone.
-_LONGEST = timedelta(days=3650)
-_POLICY = Policy(idle=_LONGEST, absolute=_LONGEST, remember=_LONGEST)
-
 
 @app.command()
 def doctor(
@@ -63,7 +36,7 @@ def doctor(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the database.", min=1)] = TIMEOUT,
 ) -> None:
     """Look for settings that would lose sessions, and say how to mend each. Changes nothing."""
-    report = _run(lambda: examine(_url(url), timeout=timeout))
+    report = run(lambda: examine(url_of(url), timeout=timeout))
     if json:
         typer.echo(output.report_json(report))
     else:
@@ -78,14 +51,14 @@ def init(
 ) -> None:
     """Make the tables, or print the statements that do."""
     if sql:
-        typer.echo(_checked(lambda: schema.ddl(_url(url))), nl=False)
+        typer.echo(checked(lambda: schema.ddl(url_of(url))), nl=False)
         return
 
     async def work() -> None:
-        async with _database(url, new=True):
+        async with database(url, new=True):
             pass
 
-    _run(work)
+    run(work)
     typer.echo("The database is ready for sessions.")
 
 
@@ -94,10 +67,10 @@ def stats(url: Url = None, json: Json = False) -> None:
     """Count sessions, users and events."""
 
     async def work() -> Stats:
-        async with _database(url) as db:
+        async with database(url) as db:
             return await db.stats()
 
-    found = _run(work)
+    found = run(work)
     if json:
         typer.echo(output.as_json(found))
     else:
@@ -115,10 +88,10 @@ def list_(
     """List the sessions of a user, newest first."""
 
     async def work() -> list[SessionInfo]:
-        async with _database(url) as db:
+        async with database(url) as db:
             return await db.sessions_of(user, include_ended=ended, limit=limit)
 
-    found = _run(work)
+    found = run(work)
     if json:
         typer.echo(output.sessions_json(found))
     elif found:
@@ -151,7 +124,7 @@ def revoke(
     url: UrlOption = None,
 ) -> None:
     """End one session, all of a user, those with something in common, or all. T is an ISO 8601 time, in UTC."""
-    asked = _checked(
+    asked = checked(
         lambda: Revocation(
             sid,
             everyone,
@@ -168,14 +141,14 @@ def revoke(
     )
 
     async def work() -> int | None:
-        async with _database(url) as db:
+        async with database(url) as db:
             if dry_run:
                 return await asked.count(db)
             if asked.is_broad and not yes and not confirmed(await asked.count(db)):
                 return None
             return await asked.carry_out(db)
 
-    found = _run(work)
+    found = run(work)
     if found is None:
         typer.echo("Nothing was done.", err=True)
         raise typer.Exit(1)
@@ -199,16 +172,16 @@ def lock(
     url: UrlOption = None,
 ) -> None:
     """End all sessions of a user, and refuse their logins until then."""
-    at = _checked(lambda: None if until is None else moment(until))
+    at = checked(lambda: None if until is None else moment(until))
 
     async def work() -> int:
-        async with _database(url) as db:
+        async with database(url) as db:
             try:
                 return await db.lock_user(user, at)
             except ValueError as error:
                 raise ConfigurationError(str(error)) from None
 
-    ended = _run(work)
+    ended = run(work)
     if json:
         typer.echo(output.as_json({"ended": ended}))
     else:
@@ -223,10 +196,10 @@ def unlock(
     """Let a user log in again."""
 
     async def work() -> None:
-        async with _database(url) as db:
+        async with database(url) as db:
             await db.unlock_user(user)
 
-    _run(work)
+    run(work)
     typer.echo(f"User {user} may log in again.")
 
 
@@ -236,13 +209,13 @@ def sweep(url: Url = None, json: Json = False) -> None:
 
     async def work() -> list[Swept]:
         passes: list[Swept] = []
-        async with _database(url) as db:
+        async with database(url) as db:
             await db.runtime.sweeping.judge_as_the_app_does()
             while not passes or passes[-1].more:
                 passes.append(await db.sweep())
         return passes
 
-    passes = _run(work)
+    passes = run(work)
     ended, purged = sum(len(one.ended) for one in passes), sum(one.purged for one in passes)
     if json:
         typer.echo(output.as_json({"ended": ended, "purged": purged}))
@@ -253,7 +226,7 @@ def sweep(url: Url = None, json: Json = False) -> None:
 @app.command()
 def repair(url: Url = None, json: Json = False) -> None:
     """List every session of a Redis or Valkey database anew, after a loss of data."""
-    count = _run(lambda: schema.repair(_url(url)))
+    count = run(lambda: schema.repair(url_of(url)))
     if json:
         typer.echo(output.as_json({"sessions": count}))
     else:
@@ -270,13 +243,13 @@ def reencrypt(
     json: Json = False,
 ) -> None:
     """Write every session again with the current key, and say which older keys are not used any more."""
-    ring = _checked(lambda: encryption.ring_from(keys, encryption.checked_plain(plain)))
+    ring = checked(lambda: encryption.ring_from(keys, encryption.checked_plain(plain)))
 
     async def work() -> encryption.Outcome:
-        async with _database(url, keys=ring) as db:
+        async with database(url, keys=ring) as db:
             return await encryption.reencrypt_all(db, ring, lambda line: typer.echo(line, err=True))
 
-    done = _run(work)
+    done = run(work)
     if json:
         typer.echo(output.as_json(done))
     else:
@@ -300,14 +273,14 @@ def bench(
     json: Json = False,
 ) -> None:
     """Measure what a database takes, in a throw-away part of it that is removed again."""
-    where = _url(url)
-    plan = _checked(lambda: benchmark.Plan(seconds, tuple(callers or (1, 32, 256)), sessions))
-    if not yes and not bench_scratch.is_local(where) and not _checked(lambda: bench_report.confirmed(where)):
+    where = url_of(url)
+    plan = checked(lambda: benchmark.Plan(seconds, tuple(callers or (1, 32, 256)), sessions))
+    if not yes and not bench_scratch.is_local(where) and not checked(lambda: bench_report.confirmed(where)):
         typer.echo("Nothing was done.", err=True)
         raise typer.Exit(1)
     try:
         with bench_report.waiting() as tell:
-            measured = _run(lambda: benchmark.measure(where, plan, tell))
+            measured = run(lambda: benchmark.measure(where, plan, tell))
     except (KeyboardInterrupt, asyncio.CancelledError):
         typer.echo("Interrupted; what was made is removed.", err=True)
         raise typer.Exit(130) from None
@@ -326,38 +299,5 @@ def generate() -> None:
 @keys_app.command("list")
 def list_keys(keys: KeysFile = None) -> None:
     """Print the ids of the keys, the current one first."""
-    for key_id in _checked(lambda: encryption.ring_from(keys)).ids:
+    for key_id in checked(lambda: encryption.ring_from(keys)).ids:
         typer.echo(key_id)
-
-
-def _url(given: str | None) -> str:
-    return given or os.environ.get("SESSIONDB_URL") or DEFAULT_URL
-
-
-@asynccontextmanager
-async def _database(given: str | None, *, new: bool = False, keys: KeyRing | None = None) -> AsyncIterator[SessionDB]:
-    url = _url(given)
-    if not new:
-        schema.check_exists(url)
-    # With announce, the apps' hooks are told of what ends here.
-    async with SessionDB(url, policy=_POLICY, timeout=30, announce=True, sweep_every=None, keys=keys) as db:
-        yield db
-
-
-def _run(work: Callable[[], Awaitable[Answer]]) -> Answer:
-    """What ``work`` returns; an error of ours becomes one line and an exit code."""
-    # The line says it; without a handler the log would say it again.
-    logging.getLogger("sessiondb").addHandler(logging.NullHandler())
-
-    async def main() -> Answer:
-        return await work()
-
-    return _checked(lambda: asyncio.run(main()))
-
-
-def _checked(work: Callable[[], Answer]) -> Answer:
-    try:
-        return work()
-    except SessionDBError as error:
-        typer.echo(f"sessiondb: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from None
