@@ -10,8 +10,8 @@ import typer
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.record import EndReason, SessionInfo
 from sessiondb.keyring import KeyRing
+from sessiondb.ops import audit, bench_report, bench_scratch, encryption, output, schema
 from sessiondb.ops import bench as benchmark
-from sessiondb.ops import bench_report, bench_scratch, encryption, output, schema
 from sessiondb.ops.doctor import TIMEOUT, examine
 from sessiondb.ops.revoking import Revocation, confirmed, moment
 from sessiondb.ops.running import Json, KeysFile, Url, UrlOption, User, checked, database, run, url_of
@@ -27,6 +27,8 @@ app = typer.Typer(
 
 keys_app = typer.Typer(no_args_is_help=True, help="Keys for encryption at rest.")
 app.add_typer(keys_app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.command()(audit.forget)
 
 
 @app.command()
