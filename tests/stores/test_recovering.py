@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,12 +18,14 @@ from hypothesis import strategies as st
 from sessiondb.core import change as reference
 from sessiondb.core.change import Applied, Change, Confirm, Conflict, Create, Gone, SignIn, Update, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable
-from sessiondb.core.events import Event, EventType
+from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.policy import Caps, Lifetimes
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Lane
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import ChangeResult, Cutoffs, EventQuery, Login, Query, Store
 from sessiondb.stores.coalescing import CoalescingStore
+from sessiondb.stores.memory import MemoryStore
 from sessiondb.stores.recovering import RecoveringStore, judge
 
 LOST = StoreError("the connection broke", outcome="unknown")
@@ -42,6 +45,12 @@ class LossyStore(HeldStore):
         self.script = list(script)
         self.late: list[Callable[[], Awaitable[Any]]] = []
         self.failing_loads = 0
+        self.after_apply: Callable[[], Awaitable[None]] | None = None
+
+    async def add_changes(self, *changes: Change) -> None:
+        """Write ``changes``, one after the other, past the script."""
+        for change in changes:
+            await MemoryStore.apply(self, [change])
 
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
         if self.failing_loads:
@@ -62,6 +71,8 @@ class LossyStore(HeldStore):
             self.late.append(lambda: HeldStore.apply(self, changes, events))
             raise LOST
         results = await super().apply(changes, events)
+        if self.after_apply is not None:
+            await self.after_apply()
         if word == "each":
             return [LOST for _ in results]
         if word == "well":
@@ -79,7 +90,14 @@ async def opened(*script: str, records: Sequence[Record] = ()) -> tuple[LossySto
 
 
 def event(reason: str) -> Event:
-    return Event(type=EventType.LOGIN, at=NOW, reason=reason)
+    """The first event of a stream of its own."""
+    [sealed] = Lane(EventClass.LOGIN).seal([Event(type=EventType.LOGIN, at=NOW, reason=reason)])
+    return sealed
+
+
+async def kept(store: Store) -> list[str | None]:
+    """The reasons of all events that there are."""
+    return [one.reason for one in (await store.events(EventQuery())).events]
 
 
 def full(**fields: object) -> Record:
@@ -188,7 +206,7 @@ class TestApply:
         one = record()
         inner, store = await opened(records=[one])
         assert await store.apply([put(one.sid, a=1)], [event("1")]) == [Applied(2)]
-        assert (len(inner.applies), inner.loads, len(inner.written)) == (1, [], 1)
+        assert (len(inner.applies), inner.loads, await kept(inner)) == (1, [], ["1"])
 
     @pytest.mark.parametrize("word", ["lost", "never", "late", "each", "blind"])
     async def test_one_lost_reply(self, word: str) -> None:
@@ -207,7 +225,7 @@ class TestApply:
         for sid, rev in ((new.sid, 1), (young.sid, 2), (old.sid, 21), (other.sid, 2)):
             found = await inner.peek(sid)
             assert found is not None and found.rev == rev
-        assert len(inner.written) == (2 if word == "late" else 1)
+        assert await kept(inner) == ["e"]
 
     async def test_only_what_is_unknown_is_asked_for(self) -> None:
         one, two, three = record(), record(), record()
@@ -273,8 +291,8 @@ class TestApply:
             return [bad, StoreError("locked")]
 
         inner.on_apply = refuse
-        assert await store.apply([put(one.sid, a=1), put(two.sid, a=1)], [event("1")]) == [bad, Applied(2)]
-        assert (len(inner.applies), len(inner.written)) == (2, 1)
+        assert await store.apply([put(one.sid, a=1), put(two.sid, a=1)]) == [bad, Applied(2)]
+        assert len(inner.applies) == 2
 
     async def test_other_errors_pass(self) -> None:
         inner, store = await opened()
@@ -296,15 +314,38 @@ class TestApply:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    @pytest.mark.parametrize(
-        ("script", "written"),
-        [(["lost"], 1), (["never"], 1), (["never", "never"], 1), (["never", "lost"], 1), (["late"], 2), (["each"], 1)],
-    )
-    async def test_events_of_a_change_that_leaves_a_trace(self, script: list[str], written: int) -> None:
-        one = record()
-        inner, store = await opened(*script, records=[one])
-        assert await store.apply([put(one.sid, a=1)], [event("1")]) == [Applied(2)]
-        assert len(inner.written) == written
+    @pytest.mark.parametrize("script", [["lost"], ["never"], ["never", "never"], ["never", "lost"], ["late"], ["each"]])
+    @pytest.mark.parametrize("kind", ["create", "put", "old", "guarded", "rotate", "confirm", "touch", "end"])
+    async def test_events_come_once_and_so_do_their_changes(self, script: list[str], kind: str) -> None:
+        one = full(rotated_at=NOW, salt=b"s") if kind in ("old", "guarded", "confirm", "rotate") else record()
+        inner, store = await opened(*script, records=[] if kind == "create" else [one])
+        change: Change = {
+            "create": Create(one),
+            "put": put(one.sid, a=1),
+            "old": put(one.sid, a=1),
+            "guarded": put(one.sid, if_rev=20, a=1),
+            "rotate": rotate(one, a=1),
+            "confirm": confirm(one, a=1),
+            "touch": touch(one.sid),
+            "end": end(one.sid),
+        }[kind]
+        written, outcome = reference.apply(None if kind == "create" else one, change, NOW)
+        assert await store.apply([change], [event("1")]) == [outcome]
+        assert await kept(inner) == ["1"]
+        assert await inner.peek(one.sid) == written
+
+    async def test_an_old_delta_that_many_have_followed_is_known_by_its_event(self) -> None:
+        one = full()
+        inner, store = await opened(records=[one])
+        followed = [put(one.sid, b=n) for n in range(9)]
+
+        async def follow() -> None:
+            await inner.add_changes(*followed)
+            raise LOST
+
+        inner.after_apply = follow
+        assert await store.apply([put(one.sid, a=1)], [event("1")]) == [Applied(30)]
+        assert await store.apply([put(one.sid, a=2)]) == [LOST]  # nobody can know without
 
     async def test_events_come_once_if_any_change_had_landed(self) -> None:
         one, two = record(), record()
@@ -312,7 +353,6 @@ class TestApply:
 
         def half(changes: Sequence[Change], results: list[Any]) -> list[Any]:
             if len(inner.applies) == 1:
-                inner.written.append(event("1"))
                 inner._table.put(two)  # undone
                 raise LOST
             return results
@@ -320,14 +360,53 @@ class TestApply:
         inner.on_apply = half
         assert await store.apply([put(one.sid, a=1), put(two.sid, a=1)], [event("1")]) == [Applied(2), Applied(2)]
         assert [len(changes) for changes in inner.applies] == [2, 1]
-        assert len(inner.written) == 1
+        assert await kept(inner) == ["1"]
 
-    async def test_events_may_come_twice_but_not_never(self) -> None:
+    @pytest.mark.parametrize("script", [["lost"], ["never"], ["late"]])
+    async def test_events_of_refused_changes_come_too(self, script: list[str]) -> None:
+        ended = record(ended_at=NOW, end_reason="logout", purge_at=NOW + DAY)
+        inner, store = await opened(*script, records=[ended])
+        changes = [put(ended.sid, a=1), put(record().sid, a=1)]
+        assert await store.apply(changes, [event("1")]) == [Gone("logout"), Gone(None)]
+        assert await kept(inner) == ["1"]
+
+    async def test_no_call_returns_that_may_have_left_a_gap(self) -> None:
+        inner, store = await opened("never")
+
+        async def fail(events: Sequence[Event]) -> None:
+            raise AWAY
+
+        inner.append = fail  # type: ignore[method-assign]
+        with pytest.raises(StoreError) as caught:
+            await store.apply([put(record().sid, a=1)], [event("1")])
+        assert caught.value.outcome == "unknown"
+        assert await kept(inner) == []
+
+    async def test_a_place_that_is_somebody_elses_is_no_proof(self) -> None:
+        one, mine = record(), event("mine")
+        assert mine.seal is not None
+        [other] = Lane(EventClass.LOGIN).seal([Event(type=EventType.LOGIN, at=NOW, reason="other")])
+        taken = dataclasses.replace(other, seal=msgspec.structs.replace(mine.seal, previous=b"x" * 32))
+        inner, store = await opened("never", records=[one])
+        await inner.append([taken])
+        assert await store.apply([put(one.sid, a=1)], [mine]) == [LOST]
+        assert await kept(inner) == ["other"]
+        assert await inner.peek(one.sid) == one
+
+    async def test_a_refusal_may_be_the_first_attempts_doing(self) -> None:
+        """Refused when it was sent again, with its event: the first attempt could still land, so nobody knows."""
         one = record()
-        for script, written in ((["lost"], 2), (["never"], 1), (["each"], 1)):
-            inner, store = await opened(*script, records=[one])
-            assert await store.apply([touch(one.sid)], [event("1")]) == [Applied(1)]
-            assert len(inner.written) == written
+        inner, store = await opened("never", records=[one])
+        undecodable = SessionDataError("no", key="a")
+
+        async def refuse(changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
+            if inner.script:
+                inner.script.clear()
+                raise LOST
+            return [undecodable]
+
+        inner.apply = refuse  # type: ignore[method-assign]
+        assert await store.apply([put(one.sid, a=1)], [event("1")]) == [LOST]
 
     async def test_the_rest_passes_through(self) -> None:
         _, store = await opened(records=[record(user_id="u")])

@@ -15,6 +15,7 @@ from sessiondb.core.change import Applied, Change, Confirm, Conflict, Create, En
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event
 from sessiondb.core.record import CHANGE_ID_BYTES, REMEMBERED_CHANGES, Record
+from sessiondb.core.sealing import digest
 from sessiondb.stores.base import (
     ChangeResult,
     Store,
@@ -32,9 +33,10 @@ class RecoveringStore(DelegatingStore):
     ``StoreError(outcome="unknown")``: also where sending again was answered "not applied", because the first
     attempt may still be on its way. Nothing here limits the time of a call: ``CoalescingStore`` around it does.
 
-    Events are sent again only together with changes that are sent again, and only if no change of the call was found
-    applied (their transaction has landed then, and the events with it). A change that leaves no trace, such as a
-    touch, cannot be found applied: its events may be written twice, rather than never.
+    Events are sent again with the changes that are, or alone. They are written with their changes or not at all, and
+    each has one place in the trail: so of two attempts only one can land, whichever comes first, and the trail tells
+    which. What only the changes themselves cannot tell, such as whether an old delta has landed, is then known too.
+    No call returns before it is certain that its events are written.
     """
 
     __slots__ = ("_pause", "_tries")
@@ -47,8 +49,8 @@ class RecoveringStore(DelegatingStore):
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """Write ``changes`` and ``events``; one result per change, in order.
 
-        Raises ``StoreError`` if it is certain that nothing was written, or if there are only events and it is not
-        known whether they were.
+        Raises ``StoreError`` if it is certain that nothing was written, or if there are only events, or only events
+        are left, and it is not known whether they were.
         """
         try:
             results = await self._store.apply(changes, events)
@@ -58,7 +60,7 @@ class RecoveringStore(DelegatingStore):
             return await self._recover(changes, events, [error] * len(changes))
         for result in results:
             if isinstance(result, StoreError) and result.outcome == "unknown":
-                return await self._recover(changes, (), results)  # it answered, so the events are written
+                return await self._recover(changes, events, results)
         return results
 
     async def _recover(
@@ -66,32 +68,35 @@ class RecoveringStore(DelegatingStore):
     ) -> list[ChangeResult]:
         settled = list(results)
         at_stake = [at for at, result in enumerate(settled) if _unknown(result)]
+        landed = False  # as the trail shows
         for attempt in range(self._tries):
             # Jitter: whoever lost a reply in the same moment does not come back in the same moment.
             await asyncio.sleep(self._pause * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
             # Touches may be many, and are sent again whatever there is to read.
             again = [at for at in at_stake if _only_touches(changes[at])]
-            at_stake = [at for at in at_stake if not _only_touches(changes[at])]
+            to_read = [at for at in at_stake if not _only_touches(changes[at])]
             try:
-                records = await self._store.load([changes[at].sid for at in at_stake]) if at_stake else []
+                # Before the sessions: what lands between the two readings is seen in them.
+                if events and await self._is_written(events[0]):
+                    events, landed = (), True
+                records = await self._store.load([changes[at].sid for at in to_read]) if to_read else []
             except StoreError:
-                at_stake += again
                 continue
-            for at, record in zip(at_stake, records, strict=True):
-                verdict = judge(changes[at], record)
+            for at, record in zip(to_read, records, strict=True):
+                verdict = _judge_with_events(changes[at], record, landed, bool(events))
                 if verdict == "again":
                     again.append(at)
                 elif verdict != "unknown":
                     settled[at] = verdict
-                    if isinstance(verdict, Applied):
-                        events = ()
             at_stake = again
-            if not again:
-                break
             try:
-                answers = await self._store.apply([changes[at] for at in again], events)
+                answers = await self._store.apply([changes[at] for at in again], events) if again else []
+                if events and not again:
+                    await self._store.append(events)
             except StoreError:
                 continue
+            if events and any(isinstance(answer, Exception) for answer in answers):
+                continue  # nothing was written; if that is because of a place in the trail, the first attempt has it
             events = ()
             at_stake = []
             for at, answer in zip(again, answers, strict=True):
@@ -101,7 +106,30 @@ class RecoveringStore(DelegatingStore):
                     settled[at] = answer
             if not at_stake:
                 break
+        if events and not any(map(_unknown, settled)):
+            raise StoreError(
+                "The reply to a write was lost, and whether its events are in the audit trail could not be found out.",
+                outcome="unknown",
+            )
         return settled
+
+    async def _is_written(self, event: Event) -> bool:
+        seal = event.seal
+        if seal is None:
+            return False
+        found = await self._store.trail(seal.stream, seal.seq - 1, 1)
+        there = found[0].seal if found else None
+        return there is not None and digest(found[0], there) == digest(event, seal)
+
+
+def _judge_with_events(change: Change, record: Record | None, landed: bool, fenced: bool) -> Verdict:
+    """``judge``, where it is known of the call that it has ``landed``, or that only one attempt can (``fenced``)."""
+    verdict = judge(change, record)
+    if verdict == "unknown" and fenced:
+        return "again"
+    if verdict == "unknown" and landed and isinstance(change, Update) and not change.guarded and record is not None:
+        return Applied(record.rev)  # it lives, so it has not been refused
+    return verdict
 
 
 def judge(change: Change, record: Record | None) -> Verdict:
