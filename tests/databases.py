@@ -182,7 +182,7 @@ async def _drop_mongodb(url: str, prefix: str) -> None:
     from sessiondb.stores._mongodb_url import parse
 
     collections = parse(with_option(url, f"prefix={prefix}")).connect()
-    for collection in (collections.sessions, collections.users, collections.events, collections.meta):
+    for collection in collections.every:
         await collection.drop()
     await collections.close()
 

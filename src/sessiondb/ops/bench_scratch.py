@@ -170,7 +170,7 @@ def _of_mongodb(url: str, mark: str) -> Scratch:
     async def remove() -> None:
         collections = settings.connect()
         try:
-            for one in (collections.sessions, collections.users, collections.events, collections.meta):
+            for one in collections.every:
                 await one.drop()
         finally:
             await collections.close()

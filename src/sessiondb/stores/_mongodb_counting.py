@@ -1,36 +1,15 @@
-"""Events, and counts."""
+"""Counts."""
 
 from __future__ import annotations
 
 import asyncio
 
-from pymongo import DESCENDING
-
-from sessiondb.stores._mongodb_rows import Document, to_event
+from sessiondb.stores._mongodb_rows import Document
 from sessiondb.stores._mongodb_url import Collections
-from sessiondb.stores.base import EventPage, EventQuery, Stats
+from sessiondb.stores.base import Stats
 
 COUNT_EXACTLY = 1_000_000
 _SAMPLE = 10_000
-
-
-async def events(collections: Collections, query: EventQuery) -> EventPage:
-    """See ``Store.events``."""
-    where: Document = {}
-    for name in ("user_id", "sid", "type"):
-        if (value := getattr(query, name)) is not None:
-            where[name] = value
-    if query.after is not None:
-        where["_id"] = {"$lt": query.after}
-    between = {"$gte": query.since, "$lt": query.until}
-    between = {name: at for name, at in between.items() if at is not None}
-    if between:
-        where["at"] = between
-    cursor = collections.events.find(where, batch_size=query.limit + 2)
-    found = await cursor.sort("_id", DESCENDING).limit(query.limit + 1).to_list()
-    shown = found[: query.limit]
-    following = int(shown[-1]["_id"]) if len(found) > len(shown) > 0 else None
-    return EventPage([to_event(document) for document in shown], following)
 
 
 async def stats(collections: Collections) -> Stats:

@@ -151,9 +151,19 @@ def _translated(error: Exception, where: str, outcome: WriteOutcome) -> SessionD
 
 
 def _is_undecided(error: Exception, code: int) -> bool:
-    if isinstance(error, (BulkWriteError, WriteConcernError)):
-        return True  # of many, some may have landed; and what waits for its write concern has
+    if isinstance(error, BulkWriteError):
+        return not _has_written_nothing(error)  # of many, some may have landed
+    if isinstance(error, WriteConcernError):
+        return True  # what waits for its write concern has landed
     return code in _UNDECIDED or (isinstance(error, PyMongoError) and error.has_error_label(_MAY_BE_REPEATED))
+
+
+def _has_written_nothing(error: BulkWriteError) -> bool:
+    """Whether the server has refused each write by itself, for certain."""
+    details = error.details
+    written = sum(details.get(name, 0) for name in ("nInserted", "nUpserted", "nMatched", "nRemoved"))
+    refused = {one.get("code", 0) for one in details.get("writeErrors", ())}
+    return not (written or details.get("writeConcernErrors") or refused & _UNDECIDED or not refused)
 
 
 def _why_nobody_was_found(error: ServerSelectionTimeoutError) -> str:

@@ -1,4 +1,4 @@
-"""Sessions and events as documents, and changes as the commands that make them."""
+"""Sessions as documents, and changes as the commands that make them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from bson.raw_bson import RawBSONDocument
 
 from sessiondb.core.change import Create, End, Update
 from sessiondb.core.errors import SessionDataError
-from sessiondb.core.events import Event, EventType
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import CHANGE_ID_BYTES, NO_SALT, REMEMBERED_CHANGES, EndReason, Record
 from sessiondb.core.token import Sid, format_sid
@@ -232,26 +231,3 @@ def deadline(caps: Caps) -> Document:
 
     absolute, idle = least("absolute"), least("idle")
     return {"$min": [{"$add": [_number("created_at"), absolute]}, {"$add": [_number("last_seen_at"), idle]}]}
-
-
-def event_document(number: int, event: Event) -> Document:
-    """The document of one event."""
-    document: Document = {"_id": number, "at": event.at, "type": str(event.type)}
-    for name in ("sid", "user_id", "reason", "ip"):
-        value = getattr(event, name)
-        if value is not None:
-            document[name] = value
-    if event.details:
-        document["details"] = dict(event.details)
-    return document
-
-
-def to_event(document: Mapping[str, Any]) -> Event:
-    """The event in a document."""
-    details = document.get("details", {})
-    return Event(
-        type=EventType(document["type"]),
-        at=int(document["at"]),
-        details={name: int(value) if isinstance(value, int) else value for name, value in details.items()},
-        **{name: document.get(name) for name in ("sid", "user_id", "reason", "ip")},
-    )

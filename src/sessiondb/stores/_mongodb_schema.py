@@ -13,13 +13,13 @@ from sessiondb.stores._mongodb_url import Collection, Collections
 
 SCHEMA_VERSION = 1
 _OLDEST_WIRE_VERSION = 13  # MongoDB 5.0
-_TOMBSTONES_LEFT_OVER_SECONDS = 86_400
+_LEFT_OVER_SECONDS = 86_400
 
 
 def indexes() -> dict[str, list[IndexModel]]:
     """By collection, the indexes. None holds a field that a touch writes.
 
-    The sweeper purges tombstones at their time; the server's own removal, a day later, is for where nothing sweeps.
+    The sweeper removes what has had its time; the server's own removal, a day later, is for where nothing sweeps.
     """
     user = {"user_id": {"$gte": ""}}  # whoever has one; the planner takes it for any user that is asked for
     return {
@@ -34,7 +34,7 @@ def indexes() -> dict[str, list[IndexModel]]:
             IndexModel(
                 [("purge_after", ASCENDING)],
                 name="purge",
-                expireAfterSeconds=_TOMBSTONES_LEFT_OVER_SECONDS,
+                expireAfterSeconds=_LEFT_OVER_SECONDS,
                 partialFilterExpression={"purge_after": {"$exists": True}},
             ),
         ],
@@ -46,12 +46,33 @@ def indexes() -> dict[str, list[IndexModel]]:
             ),
         ],
         "events": [
+            IndexModel([("stream", ASCENDING), ("seq", ASCENDING)], name="place", unique=True),
             IndexModel([("user_id", ASCENDING), ("_id", ASCENDING)], name="user", partialFilterExpression=user),
             IndexModel(
                 [("sid", ASCENDING), ("_id", ASCENDING)], name="sid", partialFilterExpression={"sid": {"$gte": ""}}
             ),
+            IndexModel(
+                [("actor", ASCENDING), ("_id", ASCENDING)],
+                name="actor",
+                partialFilterExpression={"actor": {"$gte": ""}},
+            ),
+            IndexModel([("at", ASCENDING)], name="at"),
+        ],
+        "histories": [_expiry()],
+        "counters": [
+            # What a bucket holds is counted in it, and a bucket whose time has moved is found in it.
+            IndexModel([("_id.bucket", ASCENDING), ("expires_at", ASCENDING)], name="bucket"),
+            _expiry(),
+        ],
+        "sheets": [
+            IndexModel([(f"_id.{name}", ASCENDING) for name in ("kind", "bucket", "writer")], name="place"),
+            _expiry(),
         ],
     }
+
+
+def _expiry() -> IndexModel:
+    return IndexModel([("expires", ASCENDING)], name="expiry", expireAfterSeconds=_LEFT_OVER_SECONDS)
 
 
 async def missing_indexes(collection: Collection, wanted: list[IndexModel]) -> list[IndexModel]:

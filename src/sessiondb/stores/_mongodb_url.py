@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import AsyncMongoClient, ReadPreference
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
@@ -54,6 +55,18 @@ class Collections:
         self.users: Collection = self.database[f"{prefix}users"]
         self.events: Collection = self.database[f"{prefix}events"]
         self.meta: Collection = self.database[f"{prefix}meta"]
+        self.histories: Collection = self.database[f"{prefix}histories"]
+        self.counters: Collection = self.database[f"{prefix}counters"]
+        self.sheets: Collection = self.database[f"{prefix}sheets"]
+
+    @property
+    def every(self) -> tuple[Collection, ...]:
+        """All collections of the store."""
+        return self.sessions, self.users, self.events, self.meta, self.histories, self.counters, self.sheets
+
+    def session(self) -> AsyncClientSession:
+        """What a transaction is bound to; not a session of ours."""
+        return self._client.start_session()
 
     async def hello(self) -> dict[str, Any]:
         """What the server says of itself."""

@@ -13,31 +13,29 @@ and new sids, which grow with the time, are spread evenly. Lists of one user ask
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
-import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
-from pymongo import ReturnDocument, UpdateOne
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
-
-from sessiondb.core.change import Applied, Change, Create, End, Gone, Update, apply
-from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, WriteOutcome
+from sessiondb.core.change import Change
+from sessiondb.core.errors import StoreError, StoreUnavailable, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
 from sessiondb.stores import _mongodb_counting as counting
 from sessiondb.stores import _mongodb_rows as rows
 from sessiondb.stores import _mongodb_sets as sets
 from sessiondb.stores import _mongodb_sweeping as sweeping
-from sessiondb.stores._mongodb_errors import DUPLICATE, code_of, refusal, translated
+from sessiondb.stores import _mongodb_trail as trail
+from sessiondb.stores import _mongodb_watching as watching
+from sessiondb.stores._mongodb_errors import translated
 from sessiondb.stores._mongodb_feed import MongoDBFeed, no_feed
 from sessiondb.stores._mongodb_schema import is_sharded, prepare
-from sessiondb.stores._mongodb_url import Collection, Collections, parse
+from sessiondb.stores._mongodb_together import write_together
+from sessiondb.stores._mongodb_url import Collections, parse
+from sessiondb.stores._mongodb_writing import FAILURES, find_all, write_each
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._steps import Writes, undecided
 from sessiondb.stores._uncancelled import uncancelled
@@ -45,25 +43,23 @@ from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
     EventQuery,
     Login,
     Page,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
+    Stream,
     Swept,
 )
 
 log = logging.getLogger("sessiondb")
-
-TRIES = 3
-NO_TIME = 0  # only whether a change can land is asked, not what it makes of the record
-_REV = {"rev": True}
-_STATE = {"ended_at": True, "end_reason": True}
-_FAILURES = (PyMongoError, OSError, *rows.NOT_STORABLE)
-_Results = dict[Sid, ChangeResult]
 
 
 class MongoDBStore:
@@ -76,12 +72,13 @@ class MongoDBStore:
     """
 
     name = "mongodb"
-    batching = Batching(loads=128, changes=32, in_flight=4, touches=128)
+    # A transaction takes three round trips or more.
+    batching = Batching(loads=128, changes=32, in_flight=4, touches=128, together=False)
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
         self._collections = PerLoop("MongoDB", self._settings.connect)
-        self._last_event = 0
+        self._numbers = trail.Numbers()
         self._is_sharded = False
         self._said_why = False
 
@@ -112,7 +109,7 @@ class MongoDBStore:
         collections = self._collections.current()
         try:
             yield collections
-        except _FAILURES as error:
+        except FAILURES as error:
             raise translated(error, self._settings.where, outcome) from error
 
     @asynccontextmanager
@@ -153,167 +150,26 @@ class MongoDBStore:
     async def load(self, sids: Sequence[Sid]) -> list[Record | None]:
         """See ``Store.load``."""
         async with self._asking() as collections:
-            found = await self._find(collections.sessions, sids)
+            found = await find_all(collections.sessions, sids)
         return [None if (document := found.get(sid)) is None else rows.to_record(document) for sid in sids]
-
-    async def _find(self, sessions: Collection, sids: Sequence[Sid]) -> dict[Sid, rows.Document]:
-        if not sids:
-            return {}
-        where = {"_id": {"$in": [rows.sid_value(sid) for sid in sids]}}
-        # One more than can be found, and the answer is complete at once.
-        found = await sessions.find(where, batch_size=len(sids) + 1).to_list()
-        return {rows.sid_of(document): document for document in found}
 
     @uncancelled
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
-        """See ``Store.apply``; changes and events go side by side, each on its own."""
+        """See ``Store.apply``; with events it is one transaction."""
         if len({change.sid for change in changes}) != len(changes):
             raise ValueError("the sids of the changes in one call must be unique")
-        sessions = self._collections.current().sessions
+        if events:
+            async with self._asking() as collections:
+                return await write_together(collections, self._settings.where, self._numbers, changes, events)
         if not changes:
-            await self.append(events)
             return []
-        lost, results = await asyncio.gather(self._append_beside(events), self._write(sessions, changes))
-        if len(results) < len(changes):
-            await self._judge(sessions, changes, results)
-        if lost is not None:
-            if not any(map(_may_have_landed, results.values())):
-                raise lost
-            log.error("%d events beside changes that were written are lost: %s", len(events), lost)
-        return self._answers(changes, results)
-
-    def _answers(self, changes: Sequence[Change], results: _Results) -> list[ChangeResult]:
+        results = await write_each(self._collections.current().sessions, self._settings.where, changes)
         answers = [results[change.sid] for change in changes]
         away = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
         if len(away) == len(answers):
             # Nobody could write: it is not about a session. One that may have landed speaks for all.
             raise next((error for error in away if error.outcome == "unknown"), away[0])
         return answers
-
-    async def _judge(self, sessions: Collection, changes: Sequence[Change], results: _Results) -> None:
-        """Answer what has matched no document, by what the documents show now."""
-        for attempt in range(TRIES):
-            rest = [change for change in changes if change.sid not in results]
-            if not rest:
-                return
-            if attempt:
-                await asyncio.sleep(0.005 * 2**attempt)
-            try:
-                async with self._asking():
-                    found = await self._find(sessions, [change.sid for change in rest])
-            except StoreError as error:
-                # What the others have been answered stands; of these nobody knows, for they may repeat earlier ones.
-                results |= {change.sid: StoreUnavailable(str(error), outcome="unknown") for change in rest}
-                return
-            again: list[Change] = []
-            for change in rest:
-                try:
-                    document = found.get(change.sid)
-                    record = None if document is None else rows.to_record(document)
-                    written, outcome = apply(record, change, NO_TIME)
-                except SessionDataError as error:
-                    results[change.sid] = error
-                    continue
-                if written is None:
-                    results[change.sid] = outcome
-                else:
-                    again.append(change)  # it changed between the two commands: nothing stands against it now
-            results |= await self._write(sessions, again)
-        changing = f"MongoDB at {self._settings.where}: a session kept changing while it was written; try again."
-        for change in changes:
-            results.setdefault(change.sid, StoreError(changing, outcome="conflict"))
-
-    async def _write(self, sessions: Collection, changes: Sequence[Change]) -> _Results:
-        """Send ``changes`` side by side. What matched no document is not among the results."""
-        creates: list[Create] = []
-        touches: list[Update] = []
-        writes: list[Coroutine[Any, Any, _Results]] = []
-        for change in changes:
-            if isinstance(change, Create):
-                creates.append(change)
-            elif isinstance(change, Update) and change.only_touches:
-                touches.append(change)
-            else:
-                writes.append(self._change(sessions, change))
-        if creates:
-            writes.append(self._create(sessions, creates))
-        if touches:
-            writes.append(self._touch(sessions, touches))
-        results: _Results = {}
-        for part in await asyncio.gather(*writes):
-            results |= part
-        return results
-
-    async def _change(self, sessions: Collection, change: Update | End) -> _Results:
-        """One command tells whether it landed, and the revision."""
-        try:
-            if isinstance(change, End):
-                where = rows.end_filter(change)
-                update: Any = rows.end_update(change.id, change.reason, change.at, change.purge_at, change.announce_at)
-            else:
-                where, update = rows.update_filter(change), rows.update_pipeline(change)
-            found = await sessions.find_one_and_update(where, update, _REV, return_document=ReturnDocument.AFTER)
-        except _FAILURES as error:
-            return {change.sid: self._refusal(error)}
-        return {} if found is None else {change.sid: Applied(int(found["rev"]))}
-
-    async def _touch(self, sessions: Collection, changes: Sequence[Update]) -> _Results:
-        """One command for all; it tells only how many it found, so if that is not all, it is looked who lives.
-
-        No end is undone, so who lives now has lived when it was touched.
-        """
-        results: _Results = {}
-        updates = []
-        for change in changes:
-            try:
-                updates.append(UpdateOne(rows.update_filter(change), rows.update_pipeline(change)))
-            except rows.NOT_STORABLE as error:
-                results[change.sid] = self._refusal(error)
-        sent = [change.sid for change in changes if change.sid not in results]
-        try:
-            touched = (await sessions.bulk_write(updates, ordered=False)).matched_count if updates else 0
-            if touched == len(sent):
-                return results | dict.fromkeys(sent, Applied(0))
-            where = {"_id": {"$in": [rows.sid_value(sid) for sid in sent]}}
-            there = await sessions.find(where, _STATE, batch_size=len(sent) + 1).to_list()
-        except _FAILURES as error:
-            return results | dict.fromkeys(sent, self._refusal(error))
-        found: _Results = {}
-        for one in there:
-            is_living = one.get("ended_at") is None
-            found[rows.sid_of(one)] = Applied(0) if is_living else Gone(one.get("end_reason"))
-        return results | {sid: found.get(sid, Gone(None)) for sid in sent}
-
-    async def _create(self, sessions: Collection, changes: Sequence[Create]) -> _Results:
-        """One command for all, which tells of each that was not inserted why."""
-        results: _Results = {}
-        documents = []
-        for change in changes:
-            try:
-                documents.append(rows.create_document(change))
-            except rows.NOT_STORABLE as error:
-                results[change.sid] = self._refusal(error)
-        sent = [change for change in changes if change.sid not in results]
-        refused: dict[int, Exception] = {}
-        try:
-            if documents:
-                await sessions.insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            if error.details["writeConcernErrors"]:
-                refused = dict.fromkeys(range(len(sent)), error)
-            for one in error.details["writeErrors"]:
-                refused[one["index"]] = OperationFailure(type(error).__name__, one["code"])
-        except _FAILURES as error:
-            refused = dict.fromkeys(range(len(sent)), error)
-        for at, change in enumerate(sent):
-            if at not in refused:
-                results[change.sid] = Applied(change.record.rev)
-            elif code_of(refused[at]) != DUPLICATE:
-                results[change.sid] = self._refusal(refused[at])
-        return results
-
-    def _refusal(self, error: Exception) -> StoreError | SessionDataError:
-        return refusal(error, self._settings.where, "unknown")
 
     # -- by user ------------------------------------------------------------------------------------------
 
@@ -335,7 +191,7 @@ class MongoDBStore:
         async with self._in_steps() as (collections, writes):
             return await sets.end_where(collections, writes, query, reason)
 
-    # -- sweeping, events, counts -------------------------------------------------------------------------
+    # -- sweeping, notes, counts --------------------------------------------------------------------------
 
     @uncancelled
     async def sweep(self, cutoffs: Cutoffs, limit: int) -> Swept:
@@ -369,49 +225,104 @@ class MongoDBStore:
             await collections.meta.replace_one({"_id": f"note:{name}"}, {"text": text}, upsert=True)
 
     @uncancelled
-    async def append(self, events: Sequence[Event]) -> None:
-        """See ``Store.append``."""
-        async with self._in_steps() as (collections, writes):
-            for attempt in range(TRIES):
-                if not events:
-                    return
-                try:
-                    await writes(collections.events.insert_many(self._numbered(events), ordered=False))
-                    return
-                except BulkWriteError as error:
-                    if attempt == TRIES - 1 or code_of(error) != DUPLICATE:
-                        raise
-                    # Another process has drawn the same number.
-                    events = [events[one["index"]] for one in error.details["writeErrors"]]
-
-    def _numbered(self, events: Sequence[Event]) -> list[rows.Document]:
-        """Documents with numbers that grow with the time, as those of other processes do: microseconds and chance."""
-        first = max(self._last_event + 1, (time.time_ns() // 1000) << 11 | secrets.randbelow(1 << 11))
-        self._last_event = first + len(events) - 1
-        return [rows.event_document(number, event) for number, event in enumerate(events, first)]
-
-    async def _append_beside(self, events: Sequence[Event]) -> StoreError | None:
-        try:
-            await self.append(events)
-        except StoreError as error:
-            return error
-        return None
-
-    @uncancelled
-    async def events(self, query: EventQuery) -> EventPage:
-        """See ``Store.events``; their order among machines is as good as the machines' clocks."""
-        async with self._asking() as collections:
-            return await counting.events(collections, query)
-
-    @uncancelled
     async def stats(self) -> Stats:
         """See ``Store.stats``; ``size_bytes`` is that of the whole database."""
         async with self._asking() as collections:
             return await counting.stats(collections)
 
+    # -- the audit trail ----------------------------------------------------------------------------------
 
-def _may_have_landed(result: ChangeResult) -> bool:
-    return isinstance(result, Applied) or (isinstance(result, StoreError) and result.outcome != "not_applied")
+    @uncancelled
+    async def append(self, events: Sequence[Event]) -> None:
+        """See ``Store.append``."""
+        async with self._in_steps() as (collections, writes):
+            await trail.append(collections.events, writes, self._numbers, events)
+
+    @uncancelled
+    async def events(self, query: EventQuery) -> EventPage:
+        """See ``Store.events``; their order among machines is as good as the machines' clocks."""
+        async with self._asking() as collections:
+            return await trail.page(collections.events, query)
+
+    @uncancelled
+    async def streams(self) -> list[Stream]:
+        """See ``Store.streams``."""
+        async with self._asking() as collections:
+            return await trail.streams(collections.events)
+
+    @uncancelled
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """See ``Store.trail``."""
+        async with self._asking() as collections:
+            return await trail.trail(collections.events, stream, after, limit)
+
+    @uncancelled
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """See ``Store.purge_events``."""
+        async with self._in_steps() as (collections, writes):
+            return await trail.purge(collections.events, writes, through)
+
+    @uncancelled
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """See ``Store.blank``. The server's log of operations keeps what it was for a while: docs/databases.md."""
+        async with self._in_steps() as (collections, writes):
+            return await trail.blank(collections.events, writes, places, groups)
+
+    # -- histories, counters and sheets -------------------------------------------------------------------
+
+    @uncancelled
+    async def forget_user(self, user_id: str) -> int:
+        """See ``Store.forget_user``; as ``blank`` it leaves the server's log of operations as it is."""
+        async with self._in_steps() as (collections, writes):
+            return await watching.forget_user(collections, writes, user_id)
+
+    @uncancelled
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """See ``Store.profile``."""
+        async with self._asking() as collections:
+            return await watching.profile(collections, user_id, counters)
+
+    @uncancelled
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """See ``Store.record_logins``."""
+        async with self._in_steps() as (collections, writes):
+            await watching.record_logins(collections.histories, writes, logins, expires_at)
+
+    @uncancelled
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """See ``Store.drop_login``."""
+        async with self._asking("unknown") as collections:
+            return await watching.drop_login(collections.histories, user_id, entry)
+
+    @uncancelled
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """See ``Store.count``."""
+        async with self._in_steps() as (collections, writes):
+            await watching.count(collections.counters, writes, bucket, adds, most, expires_at)
+
+    @uncancelled
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.publish``."""
+        async with self._in_steps() as (collections, writes):
+            await watching.publish(collections.sheets, writes, sheets)
+
+    @uncancelled
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """See ``Store.sheets``."""
+        async with self._asking() as collections:
+            return await watching.sheets(collections.sheets, kind, since, until)
+
+    @uncancelled
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.withdraw``."""
+        async with self._asking("unknown") as collections:
+            await watching.withdraw(collections.sheets, sheets)
+
+    @uncancelled
+    async def expire(self, now: int, limit: int) -> int:
+        """See ``Store.expire``. The server does the same by itself, a day later."""
+        async with self._in_steps() as (collections, writes):
+            return await watching.expire(collections, writes, now, limit)
 
 
 def mongodb_from_url(url: str) -> MongoDBStore:
