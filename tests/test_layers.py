@@ -24,6 +24,7 @@ WRAPPERS = (
     "sessiondb.stores.coalescing",
     "sessiondb.stores.encrypting",
     "sessiondb.stores.feed",
+    "sessiondb.stores.gathering",
     "sessiondb.stores.near_cache",
     "sessiondb.stores.recovering",
 )

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Unpack
 from uuid import UUID
 
@@ -27,26 +27,27 @@ from sessiondb.core.limits import Limits
 from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policies import Policies
 from sessiondb.core.policy import Policy
+from sessiondb.core.privacy import Privacy
 from sessiondb.core.record import (
     Auth,
     EndReason,
     SessionInfo,
     check_user_id,
-    encode_client,
 )
 from sessiondb.core.token import Sid
 from sessiondb.federation import IdP, links_of
+from sessiondb.geo import Geo
 from sessiondb.hooks import HookFunction, Hooks
 from sessiondb.keyring import KeyRing
 from sessiondb.lifespan import Lifespan
-from sessiondb.listing import Criteria, session_info
+from sessiondb.listing import Criteria, Selection, session_info
 from sessiondb.login import admit
 from sessiondb.looking import Looking
 from sessiondb.opening import open_session
 from sessiondb.probing import Readiness
 from sessiondb.runtime import Runtime
 from sessiondb.session import Session
-from sessiondb.settings import OnLoadError, PolicyFor, Settings, check_settings, system_clock
+from sessiondb.settings import OnLoadError, PolicyFor, Settings, check_settings, system_clock, usage_micros
 from sessiondb.source import store_from
 from sessiondb.state import State
 from sessiondb.stores._near_siblings import Siblings
@@ -84,10 +85,14 @@ class SessionDB(Looking):
     * ``max_session_bytes`` (65,536): the most that one session's data may take, encoded.
     * ``keys`` (``None``: nothing is encrypted): a ``KeyRing``; the values in the database are encrypted with it.
     * ``limits`` (``Limits()``): keys per session, and what one network may do.
+    * ``privacy`` (``Privacy()``: all of it): what is kept of clients' addresses and browsers.
+    * ``geo`` (``None``): ``Geo()`` tells the countries of addresses.
     * ``near_cache`` (``None``): keep sessions in this process, so that pages need no call of the database:
       ``NearCache(staleness=1.0)``. See docs/near-cache.md for what that means for others' writes.
     * ``audit`` (``Audit()``): how the audit trail is kept, signed and exported; ``"required"``: no change without its
       event.
+    * ``keep_usage`` (400 days): for how long the numbers of ``usage()`` are kept, a ``timedelta`` or seconds;
+      ``None``: nothing is counted.
     * ``announce`` (``False``): have hooks of other processes told of the ends that this one writes, though it has none
       of its own (see ``on_end``).
     * ``sweep_every`` (60 s): how often this worker offers to sweep; ``None``: only ``sweep()`` does.
@@ -111,7 +116,10 @@ class SessionDB(Looking):
         max_session_bytes: int = codec.MAX_BYTES,
         keys: KeyRing | None = None,
         limits: Limits = Limits(),  # noqa: B008  frozen
+        privacy: Privacy = Privacy(),  # noqa: B008  frozen
+        geo: Geo | None = None,
         audit: Audit | Literal["required", "queued"] = "queued",
+        keep_usage: timedelta | float | None = timedelta(days=400),
         announce: bool = False,
         near_cache: NearCache | None = None,
         sweep_every: float | None = 60.0,
@@ -126,8 +134,11 @@ class SessionDB(Looking):
             breaker=breaker,
             keys=keys,
             limits=limits,
+            privacy=privacy,
+            geo=geo,
             near_cache=near_cache,
             audit=audit,
+            keep_usage=keep_usage,
             clock=clock,
         )
         if url is None:
@@ -148,12 +159,15 @@ class SessionDB(Looking):
             policy_for,
             breaker,
             self._abuse,
+            privacy,
+            geo,
             keys=keys,
             hooks=self._hooks,
             announce=announce,
             near_cache=near_cache,
             near_siblings=Siblings(),
             audit=audit if isinstance(audit, Audit) else Audit(required=audit == "required"),
+            keep_usage=usage_micros(keep_usage),
         )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}
         self._ends = Ends()
@@ -264,7 +278,7 @@ class SessionDB(Looking):
         record, issued = new_record(
             runtime,
             data=whole(dict(data or {}), runtime),
-            client=encode_client(ip, user_agent.encode() if user_agent is not None else None),
+            client=runtime.clients.encoded(ip, user_agent.encode() if user_agent is not None else None),
             user_id=user,
             lifetime=lifetime,
             auth=auth,
@@ -315,6 +329,9 @@ class SessionDB(Looking):
             page = await store.find(query)
         return [session_info(runtime, record) for record in page.records]
 
+    def _select(self, criteria: Criteria) -> Selection:
+        return listing.select(criteria, self._settings.privacy)
+
     def find_sessions(self, *, include_ended: bool = False, **criteria: Unpack[Criteria]) -> AsyncIterator[SessionInfo]:
         """The sessions that meet all of the ``Criteria``, newest first: ``async for one in db.find_sessions(ip=...)``.
 
@@ -322,7 +339,7 @@ class SessionDB(Looking):
         page, but for those of other users where ``user_id`` is given. Raises ``ValueError`` for no criterion, or one
         that cannot be meant.
         """
-        return listing.find_sessions(self.runtime, listing.select(criteria), include_ended=include_ended)
+        return listing.find_sessions(self.runtime, self._select(criteria), include_ended=include_ended)
 
     # -- ending -------------------------------------------------------------------------------------------
 
@@ -358,7 +375,7 @@ class SessionDB(Looking):
         ``lock_user`` do that. Raises ``ValueError`` for no criterion, or one that cannot be meant.
         """
         why = ending.given_reason(reason)
-        return await ending.revoke_where(self.runtime, listing.select(criteria), why, dry_run=dry_run)
+        return await ending.revoke_where(self.runtime, self._select(criteria), why, dry_run=dry_run)
 
     async def revoke_everyone(self, *, reason: EndReason | str = EndReason.REVOKED, dry_run: bool = False) -> int:
         """End every session that there is when this is called, whoever's; how many. As ``revoke_where``."""
@@ -415,7 +432,10 @@ class SessionDB(Looking):
 
     async def sweep(self, limit: int | None = None) -> Swept:
         """One bounded pass over what is due: the expired are ended, old tombstones deleted."""
-        return await self.runtime.sweeping.sweep(limit=limit)
+        swept = await self.runtime.sweeping.sweep(limit=limit)
+        if not swept.more:
+            await self.runtime.merging.merge_after_sweep()
+        return swept
 
     async def reencrypt(self, *, after: str | None = None, limit: int = 500) -> Reencrypted:
         """One bounded pass of re-encryption with the current key; ``after`` is the ``next`` of the pass before.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
-from sessiondb import forgetting, verifying
+from sessiondb import forgetting, usage_reading, verifying
 from sessiondb.abuse import Abuse
 from sessiondb.core.checkpoints import Checkpoint
 from sessiondb.core.limits import SuspiciousNetwork
 from sessiondb.core.record import check_user_id
 from sessiondb.core.signing import Verifier
+from sessiondb.core.usage_series import Usage
 from sessiondb.forgetting import Forgotten
+from sessiondb.listing import moment
 from sessiondb.runtime import Runtime
 from sessiondb.stores.base import EventPage, EventQuery, Stats
 from sessiondb.verifying import Verification
@@ -32,6 +36,23 @@ class Looking:
         """Counts of sessions, users and events; ``db.counters`` has what this process has seen."""
         async with self.runtime.using_store() as store:
             return await store.stats()
+
+    async def usage(
+        self,
+        since: datetime | int | None = None,
+        until: datetime | int | None = None,
+        *,
+        by: Literal["hour", "day", "week", "month"] = "day",
+    ) -> Usage:
+        """How the app was used, as time series: active users, logins, sessions, how long they last and how they end.
+
+        ``by``: hours (those of the last two days), days, weeks of ISO 8601 or months, in UTC. ``since`` and ``until``
+        are a ``datetime`` with a zone or microseconds; whole periods are counted. Without ``since`` 48 hours, 30 days,
+        26 weeks or 12 months. What other workers have seen comes a minute late. Raises ``ValueError`` for what cannot
+        be meant, and for more than 2,000 periods.
+        """
+        begin, end = (None if at is None else moment(name, at) for name, at in (("since", since), ("until", until)))
+        return await usage_reading.read(self.runtime, begin, end, by)
 
     def suspicious_networks(self, limit: int = 20) -> list[SuspiciousNetwork]:
         """The networks from which most tokens came that open nothing, worst first, as this process has seen them."""

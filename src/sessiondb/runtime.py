@@ -12,6 +12,7 @@ from typing import TypeVar, TypeVarTuple
 
 from sessiondb.auditing import Auditing
 from sessiondb.background import Background, Waiting
+from sessiondb.clients import Clients
 from sessiondb.core.breaker import Circuit
 from sessiondb.core.change import Applied, Change, End, Gone, Outcome, new_change_id
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable, raise_own
@@ -34,11 +35,14 @@ from sessiondb.stores.chaining import ChainingStore
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.encrypting import EncryptingStore
 from sessiondb.stores.feed import HasFeed
+from sessiondb.stores.gathering import GatheringStore
 from sessiondb.stores.near_cache import NearCacheStore
 from sessiondb.stores.recovering import RecoveringStore
 from sessiondb.sweeping import Sweeping
 from sessiondb.timers import Timers
 from sessiondb.turn import Turn
+from sessiondb.usage import Gatherer
+from sessiondb.usage_merging import Merging
 from sessiondb.watching import UNKNOWN, Ends, Watching
 
 log = logging.getLogger("sessiondb")
@@ -60,6 +64,7 @@ class Runtime:
         self.max_session_bytes = settings.max_session_bytes
         self.max_keys = settings.abuse.limits.max_keys
         self.abuse = settings.abuse
+        self.clients = Clients(settings.privacy, settings.geo)
         self.timeout = settings.timeout
         self.counters = counters
         self.reads = Outage(f"{store.name}, reading")
@@ -79,6 +84,10 @@ class Runtime:
             told=self.telling.tell if settings.audit.sinks else None,
             counters=counters,
         )
+        self.usage = Gatherer(self.now, counters, settings.keep_usage)
+        self.merging = Merging(self)
+        if settings.keep_usage is not None:
+            self._inner = GatheringStore(self._inner, self.usage)
         self.reencryption: Reencryption | None = None
         if settings.keys is not None:
             encrypting = EncryptingStore(self._inner, settings.keys, patience=min(1.0, settings.timeout / 2))
@@ -171,10 +180,12 @@ class Runtime:
         self.timers.every("clock", lambda: CLOCK_EVERY, self._measure_clock)
         if self.reencryption is not None:
             self.reencryption.schedule(self.timers)
+        self.usage.schedule(self.timers, self.store)
         if self._settings.sweep_every is not None and not self._leaves_hooks_to_others:
             self.sweeping.schedule(self.timers)
             self.auditing.schedule(self.timers)
             self.keeping.schedule(self.timers)
+            self.merging.schedule(self.timers)
         elif not self._settings.announce:
             self.sweeping.schedule_notes(self.timers)
 
@@ -195,6 +206,7 @@ class Runtime:
         self._tell_lost(await self.background.give_up())
         await self.telling.close(self._settings.timeout)
         if self._opened:
+            await self.usage.close(self.store, self._settings.timeout)
             self._opened = False
             try:
                 await self.store.close()
@@ -355,6 +367,7 @@ class Runtime:
     ) -> Event:
         """An event of now, counted."""
         self.counters[type_.value] += 1
+        privacy = self.clients.privacy
         return Event(
             type=type_,
             at=self.now(),
@@ -362,9 +375,9 @@ class Runtime:
             user_id=record.user_id if record is not None else None,
             actor=actor,
             reason=reason,
-            ip=ip,
+            ip=privacy.stored(ip).ip,
             details=details or {},
-            personal=personal or {},
+            personal=privacy.personal(personal, ip) if personal else {},
         )
 
     # -- ending -------------------------------------------------------------------------------------------

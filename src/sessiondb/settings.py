@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Literal
 
 import msgspec
@@ -16,6 +17,9 @@ from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.limits import Limits
 from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policies import Policies
+from sessiondb.core.policy import SECOND
+from sessiondb.core.privacy import Privacy
+from sessiondb.geo import Geo
 from sessiondb.hooks import Hooks
 from sessiondb.keyring import KeyRing
 from sessiondb.stores._near_siblings import Siblings
@@ -35,12 +39,15 @@ class Settings(msgspec.Struct, frozen=True):
     policy_for: PolicyFor | None = None
     breaker: CircuitBreaker | None = None
     abuse: Abuse = Abuse(Limits())
+    privacy: Privacy = Privacy()
+    geo: Geo | None = None
     keys: KeyRing | None = None
     hooks: Hooks | None = None
     announce: bool = False
     near_cache: NearCache | None = None
     near_siblings: Siblings | None = None
     audit: Audit = Audit()
+    keep_usage: int | None = None
 
 
 def check_settings(
@@ -53,8 +60,11 @@ def check_settings(
     breaker: object,
     keys: object,
     limits: object,
+    privacy: object,
+    geo: object,
     near_cache: object,
     audit: object,
+    keep_usage: object,
     clock: object,
 ) -> None:
     """Raise ``ConfigurationError`` for the first setting that cannot work, with what would."""
@@ -77,14 +87,32 @@ def check_settings(
         raise ConfigurationError(f"SessionDB: keys is a {type(keys).__name__}; use keys=KeyRing.from_env().")
     if not isinstance(limits, Limits):
         raise ConfigurationError(f"SessionDB: limits is {limits!r:.100}; use limits=Limits(...).")
+    if not isinstance(privacy, Privacy):
+        raise ConfigurationError(f"SessionDB: privacy is {privacy!r:.100}; use privacy=Privacy(...).")
+    if geo is not None and not isinstance(geo, Geo):
+        raise ConfigurationError(f"SessionDB: geo is {geo!r:.100}; use geo=Geo(), or None for none.")
     if near_cache is not None and not isinstance(near_cache, NearCache):
         raise ConfigurationError(
             f"SessionDB: near_cache is {near_cache!r:.100}; use near_cache=NearCache(...), or None for none."
         )
     if not isinstance(audit, Audit) and audit not in ("required", "queued"):
         raise ConfigurationError(f"SessionDB: audit is {audit!r:.100}; use 'required', 'queued' or Audit(...).")
+    usage_micros(keep_usage)
     if not callable(clock):
         raise ConfigurationError(f"SessionDB: clock is {clock!r:.100}; use a function that returns microseconds.")
+
+
+def usage_micros(keep: object) -> int | None:
+    """``keep_usage`` in microseconds. Raises ``ConfigurationError`` for what cannot work."""
+    if keep is None:
+        return None
+    seconds = keep.total_seconds() if isinstance(keep, timedelta) else keep
+    if not isinstance(seconds, (int, float)) or not _is_within(seconds, 86_400, 3650 * 86_400):
+        raise ConfigurationError(
+            f"SessionDB: keep_usage is {keep!r:.100}; use a timedelta or seconds, 1 day to 10 years, or None to count "
+            "nothing."
+        )
+    return round(seconds * SECOND)
 
 
 def _is_within(value: object, least: float, most: float) -> bool:

@@ -173,6 +173,7 @@ class Watching:
         seen_at = max(record.last_seen_at, runtime.background.seen(sid))
         if used_at > seen_at:
             if used_at - seen_at >= runtime.touch_interval(record):
+                runtime.usage.seen(record, used_at, seen_at)
                 runtime.background.touch(sid, Touch(used_at, None))
             seen_at = used_at
         deadline = runtime.caps.deadline(msgspec.structs.replace(record, last_seen_at=seen_at))
