@@ -19,8 +19,9 @@ from sessiondb.core.errors import StoreError
 from sessiondb.core.token import format_sid
 from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_rows import sid_sql
-from sessiondb.stores._mysql_schema import schema_sql
+from sessiondb.stores._mysql_schema import TABLES, schema_sql
 from sessiondb.stores._mysql_url import parse
+from sessiondb.stores.base import Sheet
 from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit
 
@@ -124,12 +125,14 @@ async def test_tables_may_be_made_by_hand_for_a_user_who_may_not(url: str, sql: 
         for statement in schema_sql(prefix).split(";\n"):
             if statement.strip():
                 await sql.run([statement])
-        for name in ("sessions", "links", "users", "events", "meta"):
+        for name in TABLES:
             await sql.run([f"GRANT SELECT, INSERT, UPDATE, DELETE ON {prefix}{name} TO {user}@'127.0.0.1'"])
         async with SessionDB(mine) as db:
             await db.create("ann", {"a": 1})
             assert await db.revoke_all("ann") == 1
             await db.sweep()
+            await db.runtime.store.publish([Sheet("usage", 1, "a", b"", 1)])
+            assert await db.runtime.store.expire(1, 10) == 1
     finally:
         await sql.run([f"DROP USER {user}@'127.0.0.1'"])
 

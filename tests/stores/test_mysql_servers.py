@@ -22,7 +22,7 @@ from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_errors import translated
 from sessiondb.stores._mysql_rows import sid_sql
 from sessiondb.stores._mysql_url import parse
-from sessiondb.stores.base import EventQuery, Store
+from sessiondb.stores.base import EventQuery, NotTogether, Store
 from sessiondb.testing import ManualClock, OpenHandle, conformance_suite
 from sessiondb.testing.kit import Kit
 
@@ -318,18 +318,17 @@ async def test_what_landed_at_once_is_told_whatever_becomes_of_the_rest() -> Non
         table = f"{prefix}sessions"
         await connection.run(["START TRANSACTION", f"SELECT 1 FROM {table} WHERE sid = {sid_sql(held.sid)} FOR UPDATE"])
         # Without the record that it was made of, a delta has to be merged under a lock.
-        batch = asyncio.create_task(store.apply([kit.touch(free), kit.update(held, {"n": 1})], [kit.event()]))
+        batch = asyncio.create_task(store.apply([kit.touch(free), kit.update(held, {"n": 1})]))
         await connection.run([f"KILL {await waiting_for(connection, table, 'SELECT')}"])
         landed, lost = await batch
         assert isinstance(landed, Applied)
         assert isinstance(lost, StoreUnavailable)
         assert lost.outcome == "unknown"
         await connection.run(["ROLLBACK"])
-        assert len((await store.events(EventQuery())).events) == 1
     await drop("mysql", prefix)
 
 
-async def test_events_of_a_batch_that_falls_apart_are_written_once() -> None:
+async def test_changes_with_events_are_all_given_up_for_a_row_that_somebody_holds() -> None:
     prefix = new_prefix()
     url = with_option(url_of("mysql"), f"prefix={prefix}")
     async with opened(url) as (store, kit), admin(url) as connection:
@@ -338,9 +337,17 @@ async def test_events_of_a_batch_that_falls_apart_are_written_once() -> None:
         held = records[2]
         table = f"{prefix}sessions"
         await connection.run(["START TRANSACTION", f"SELECT 1 FROM {table} WHERE sid = {sid_sql(held.sid)} FOR UPDATE"])
-        results = await store.apply([kit.touch(record) for record in records], [kit.event()])
+        event = kit.event()
+        with pytest.raises(NotTogether, match="locked by another transaction"):
+            await store.apply([kit.update(record, {"n": 1}) for record in records], [event])
+        [alone] = await store.apply([kit.update(held, {"n": 1})], [event])
+        assert isinstance(alone, StoreUnavailable)
+        assert alone.outcome == "not_applied"
+        assert (await store.events(EventQuery())).events == []
+        assert [await kit.data_of(store, record.sid) for record in records[1:]] == [{}, {}, {}]
         await connection.run(["ROLLBACK"])
-        assert [type(result) for result in results] == [Gone, Applied, StoreUnavailable, Applied]
+        results = await store.apply([kit.update(record, {"n": 1}) for record in records], [event])
+        assert [type(result) for result in results] == [Gone, Applied, Applied, Applied]
         assert len((await store.events(EventQuery())).events) == 1
     await drop("mysql", prefix)
 

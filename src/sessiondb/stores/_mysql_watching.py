@@ -17,7 +17,7 @@ from sessiondb.stores._mysql_rows import Statements, joined_rows
 from sessiondb.stores.base import HISTORY_ENTRIES, HISTORY_ENTRY_BYTES, Counter, Profile, Sheet
 
 PART = 200
-_MOST_DELETED = 5000
+MOST_DELETED = 5000
 
 T = TypeVar("T")
 
@@ -79,7 +79,8 @@ async def count(
 ) -> None:
     """See ``Store.count``."""
     name = blob(bucket.encode())
-    items = sorted(adds)
+    # Zeros are left out: the server would take such a row for one that was inserted.
+    items = sorted(item for item, add in adds.items() if add)
     sized, *known = await connection.run(
         [
             f"SELECT items FROM {sql.buckets} WHERE bucket = {name}",
@@ -91,9 +92,8 @@ async def count(
     )
     there = {item for answer in known for (item,) in answer.rows}
     room = max(0, most - (sized.rows[0][0] if sized.rows else 0))
-    new = set([item for item in adds if item not in there][:room])
-    # Zeros are left out: the server would take such a row for one that was inserted.
-    counted = [item for item in items if adds[item] and (item in there or item in new)]
+    new = set([item for item, add in adds.items() if add and item not in there][:room])
+    counted = [item for item in items if item in there or item in new]
     statements = [
         f"INSERT INTO {sql.buckets} (bucket, items, expires_at) VALUES ({name}, 0, {expires_at:d}) "
         f"ON DUPLICATE KEY UPDATE expires_at = {expires_at:d}"
@@ -172,7 +172,7 @@ async def _expire_bucket(sql: Statements, again: Again, bucket: bytes, over: str
     statements = [
         f"UPDATE {sql.buckets} SET items = items WHERE {name} AND {over}",  # locks it
         f"DELETE FROM {sql.counters} WHERE {name} AND EXISTS (SELECT 1 FROM {sql.buckets} WHERE {name} AND {over}) "
-        f"LIMIT {_MOST_DELETED}",
+        f"LIMIT {MOST_DELETED}",
         f"UPDATE {sql.buckets} SET items = items - ROW_COUNT() WHERE {name}",
         f"DELETE FROM {sql.buckets} WHERE {name} AND {over} AND NOT EXISTS (SELECT 1 FROM {sql.counters} WHERE {name})",
     ]

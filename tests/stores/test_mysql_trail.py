@@ -1,0 +1,384 @@
+"""MySQL: events land with their changes or not at all, in one round trip; what the server reads to find them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from urllib.parse import urlsplit
+
+import pytest
+from wire import Meter, everything, wire
+
+from databases import database, new_prefix, url_of, with_option
+from sessiondb import open_store
+from sessiondb.core.change import Applied, Change
+from sessiondb.core.errors import StoreError
+from sessiondb.core.events import Event, EventClass, EventType
+from sessiondb.core.record import Record
+from sessiondb.core.sealing import Lane
+from sessiondb.stores import _mysql_trail as trail
+from sessiondb.stores._mysql_connection import Connection, Result, connect
+from sessiondb.stores._mysql_rows import Statements
+from sessiondb.stores._mysql_url import parse
+from sessiondb.stores.base import EventQuery, NotTogether, Position, Store
+from sessiondb.stores.memory import MemoryStore
+from sessiondb.testing import ManualClock
+from sessiondb.testing.kit import Kit, together
+
+USERS = 50
+
+
+@pytest.fixture
+async def kit() -> AsyncIterator[Kit]:
+    async with database("mysql")(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        yield kit
+        await kit.close_all()
+
+
+@pytest.fixture
+async def sql() -> AsyncIterator[Connection]:
+    connection = await connect(parse(url_of("mysql")).arguments, 5)
+    yield connection
+    await connection.close()
+
+
+def statements_of(store: Store) -> Statements:
+    return store._sql  # type: ignore[attr-defined,no-any-return]
+
+
+async def all_events(store: Store) -> list[Event]:
+    return list((await store.events(EventQuery(limit=1000))).events)
+
+
+# -- together -------------------------------------------------------------------------------------------------
+
+
+def scene(kit: Kit) -> dict[str, Record]:
+    """Sessions in every state that a change may meet. The clock of the memory is the kit's, that of MySQL its own."""
+    names = ("living", "moved", "guarded", "outrun", "rotated", "touched", "ended", "gone", "new")
+    return {name: kit.record("ann", {"n": 0}, age=10**6) for name in names}
+
+
+async def set_up(kit: Kit, store: Store, records: dict[str, Record]) -> None:
+    await kit.put_in(store, *(one for name, one in records.items() if name not in ("gone", "new")))
+    await store.apply([kit.update(records["moved"], {"a": 1}), kit.update(records["outrun"], {"a": 1})])
+    await store.apply([kit.end(records["ended"])])
+
+
+def changes_of(kit: Kit, records: dict[str, Record]) -> dict[str, Change]:
+    rotate, _ = kit.rotation(records["rotated"])
+    return {
+        "living": kit.update(records["living"], {"n": 1}, seen=True),
+        "moved": kit.update(records["moved"], {"n": 1}, seen=True),  # made of what is not there any more: merged
+        "guarded": kit.update(records["guarded"], {"n": 1}, if_rev=records["guarded"].rev, seen=True),
+        "outrun": kit.update(records["outrun"], {"n": 1}, if_rev=records["outrun"].rev, seen=True),
+        "rotated": kit.update(records["rotated"], rotate=rotate),
+        "touched": kit.touch(records["touched"], kit.now - 1),
+        "ended": kit.end(records["ended"]),
+        "gone": kit.update(records["gone"], {"n": 1}, seen=True),
+        "new": kit.create(records["new"]),
+    }
+
+
+SETS = [
+    ("new",),
+    ("living", "new"),
+    ("living", "guarded", "touched", "new"),
+    ("moved", "new"),
+    ("living", "outrun", "new"),
+    ("ended", "new"),
+    ("gone", "living"),
+    ("rotated", "new"),
+    ("living", "moved", "guarded", "outrun", "rotated", "touched", "ended", "gone", "new"),
+]
+
+
+@pytest.mark.parametrize("names", SETS, ids="-".join)
+async def test_changes_with_events_are_answered_as_without(kit: Kit, names: Sequence[str]) -> None:
+    """Whether they can be written at once or have to be looked at: as in memory, and the events are there once."""
+    store, reference = await kit.store(), MemoryStore(clock=lambda: kit.now)
+    await reference.open()
+    records = scene(kit)
+    changes = changes_of(kit, records)
+    batch, events = [changes[name] for name in names], [kit.event(), kit.event(EventType.SESSION_ENDED)]
+    answers = []
+    for one in (store, reference):
+        await set_up(kit, one, records)
+        results = await one.apply(batch, events)
+        found = [await kit.find_record(one, change.sid) for change in batch]
+        answers.append(
+            ([type(result) for result in results], [record and (record.rev, record.data) for record in found])
+        )
+        assert len(await all_events(one)) == 2
+    assert answers[0] == answers[1]
+
+
+async def test_a_create_that_is_there_is_told_and_its_event_is_written(kit: Kit) -> None:
+    store = await kit.store()
+    record, other = kit.record("ann"), kit.record("ann")
+    await kit.put_in(store, record, other)
+    stranger = kit.record("eve", sid=other.sid)
+    results = await store.apply([kit.create(record), kit.create(stranger)], [kit.event()])
+    assert [type(result).__name__ for result in results] == ["Applied", "Conflict"]
+    assert len(await all_events(store)) == 1
+
+
+@pytest.mark.parametrize("names", [*SETS, ()], ids="-".join)
+async def test_a_taken_place_stops_the_whole_call(kit: Kit, names: Sequence[str]) -> None:
+    """However its changes would be written; and no transaction is left open."""
+    store = await kit.store()
+    records = scene(kit)
+    await set_up(kit, store, records)
+    before = await store.load([record.sid for record in records.values()])
+    lane = Lane(EventClass.LOGIN)
+    [taken] = lane.seal([Event(type=EventType.LOGIN, at=kit.now)])
+    await store.append([taken])
+    [mine] = lane.seal([Event(type=EventType.LOGIN, at=kit.now, user_id="ann")])
+    changes = changes_of(kit, records)
+    call = store.apply([changes[name] for name in names], [kit.event(), mine])
+    message = f"Place 1 of stream {lane.stream} .*tampered"
+    if len(names) == 1:
+        [result] = await call
+        assert isinstance(result, StoreError)
+        with pytest.raises(StoreError, match=message):
+            raise result
+    else:
+        with pytest.raises(NotTogether if names else StoreError, match=message):
+            await call
+    assert await store.load([record.sid for record in records.values()]) == before
+    assert await all_events(store) == [taken]
+    assert isinstance((await store.apply([changes["new"]], [kit.event()]))[0], Applied)
+
+
+async def test_of_two_workers_at_one_place_one_writes(kit: Kit) -> None:
+    stores = await kit.stores(2)
+    for _ in range(10):
+        lane = Lane(EventClass.LOGIN)
+        records = [kit.record("ann"), kit.record("ann")]
+        events = [
+            lane.seal([Event(type=EventType.LOGIN, at=kit.now, sid=record.sid, user_id="ann")]) for record in records
+        ]
+        results = await together(
+            store.apply([kit.create(record)], [*event])
+            for store, record, event in zip(stores, records, events, strict=True)
+        )
+        landed = [record.sid for record, [result] in zip(records, results, strict=True) if isinstance(result, Applied)]
+        assert len(landed) == 1
+        assert [event.sid for event in await stores[0].trail(lane.stream, 0, 9)] == landed
+        assert [record and record.sid for record in await stores[0].load([one.sid for one in records])].count(None) == 1
+
+
+async def test_a_write_between_has_the_whole_call_looked_at_again(monkeypatch: pytest.MonkeyPatch, kit: Kit) -> None:
+    """The session moves after the request has read it: what the packet has written already is taken back."""
+    store, other = await kit.stores(2)
+    record, new = kit.record("ann", {"n": 0}), kit.record("ann")
+    await kit.put_in(store, record)
+    real, packets = Connection.run, []
+
+    async def run(connection: Connection, statements: Sequence[str]) -> list[Result]:
+        packets.append(list(statements))
+        return await real(connection, statements)
+
+    await kit.apply(other, kit.update(record, {"theirs": 1}))
+    monkeypatch.setattr(Connection, "run", run)
+    results = await store.apply([kit.create(new), kit.update(record, {"ours": 1}, seen=True)], [kit.event()])
+    assert [type(result) for result in results] == [Applied, Applied]
+    assert [statements[0] for statements in packets[:3]] == ["START TRANSACTION", "ROLLBACK", "START TRANSACTION"]
+    monkeypatch.undo()
+    assert await kit.data_of(store, record.sid) == {"n": 0, "theirs": 1, "ours": 1}
+
+
+async def test_many_workers_write_to_the_same_sessions_with_events(kit: Kit) -> None:
+    """Each call whole or not at all: as many keys as events, and no deadlock comes out."""
+    stores = await kit.stores(3)
+    records = [kit.record("ann") for _ in range(4)]
+    await kit.put_in(stores[0], *records)
+
+    async def write(number: int) -> None:
+        store, lane = stores[number % 3], Lane(EventClass.SESSION)
+        for turn in range(5):
+            seen = await store.load([record.sid for record in records])
+            changes = [kit.update(one, {f"{number}-{turn}": 1}, seen=True) for one in seen if one is not None]
+            sealed = lane.seal([Event(type="turn", at=kit.now)])
+            results = await store.apply(changes if number % 2 else changes[::-1], sealed)
+            assert all(isinstance(result, Applied) for result in results)
+            lane.advance(sealed)
+
+    await together(write(number) for number in range(9))
+    assert len(await all_events(stores[0])) == 45
+    for record in records:
+        assert len(await kit.data_of(stores[0], record.sid)) == 45
+
+
+async def test_one_round_trip() -> None:
+    """For a login with its event, one that replaces a session, and what is asked before."""
+    meter, parts, prefix = Meter(), urlsplit(url_of("mysql")), new_prefix()
+    assert parts.hostname is not None
+    assert parts.port is not None
+    async with wire((parts.hostname, parts.port), meter, everything) as port:
+        url = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}").geturl()
+        kit = Kit(lambda: open_store(with_option(url, f"prefix={prefix}")), ManualClock())
+        store = await kit.store()
+        old = kit.record("ann", {"n": 1})
+        await kit.put_in(store, old)
+        for call in (
+            lambda: store.apply([kit.create(kit.record("ann"))], [kit.event()]),
+            lambda: store.apply([kit.update(old, {"n": 2}, seen=True), kit.create(kit.record())], [kit.event()]),
+            lambda: store.apply([kit.create(kit.record("ann")), kit.end(old)], [kit.event(), kit.event()]),
+            lambda: store.append([kit.event(), kit.event(EventType.SESSION_ENDED)]),
+            store.streams,
+        ):
+            meter.reset()
+            await call()
+            assert meter.flights == 1
+        await kit.close_all()
+
+
+# -- what is read ---------------------------------------------------------------------------------------------
+
+
+async def fill(kit: Kit, store: Store, sql: Connection, count: int) -> list[str]:
+    """``count`` events of four streams, a second apart; the names of the streams."""
+    lanes = [Lane(EventClass.LOGIN) for _ in range(4)]
+    for start in range(0, count, 1000):
+        lane = lanes[start // 1000 % 4]
+        sealed = lane.seal(
+            Event(type=EventType.LOGIN, at=(start + n) * 10**6, user_id=f"u{n % USERS}") for n in range(1000)
+        )
+        lane.advance(sealed)
+        await store.append(sealed)
+    await sql.run([f"ANALYZE TABLE {statements_of(store).events}"])
+    return sorted(lane.stream for lane in lanes)
+
+
+class Reads:
+    """How many rows and entries of indexes the server has looked at for a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._before = 0
+
+    async def since(self) -> int:
+        [found] = await self._connection.run(["SHOW SESSION STATUS LIKE 'Handler_read%'"])
+        now = sum(int(value) for name, value in found.rows if not name.startswith(b"Handler_read_rnd"))
+        before, self._before = self._before, now
+        return now - before
+
+
+async def test_reading_costs_as_much_as_it_finds(kit: Kit, sql: Connection) -> None:
+    """Of 20,000 events: streams by leaps, pages of a stream, of a user, and of a time that is long past."""
+    store = await kit.store()
+    names = await fill(kit, store, sql, 20_000)
+    prefixed, reads = statements_of(store), Reads(sql)
+    await reads.since()
+    assert [stream.name for stream in await trail.streams(prefixed, sql)] == names
+    assert await reads.since() < 200
+    assert len(await trail.trail(prefixed, sql, names[0], 100, 50)) == 50
+    assert await reads.since() < 200
+    for query, most in (
+        (EventQuery(limit=50), 200),
+        (EventQuery(user_id="u7", limit=50), 200),
+        (EventQuery(actor="nobody"), 20),
+        (EventQuery(since=19_000 * 10**6, limit=50), 1500),
+        (EventQuery(since=2_000 * 10**6, until=2_100 * 10**6, limit=50), 500),
+        # A tenth of all, for which the planner by itself would walk over all that is newer.
+        (EventQuery(since=2_000 * 10**6, until=4_000 * 10**6, limit=50), 4500),
+        (EventQuery(since=2_000 * 10**6, until=4_000 * 10**6, type=EventType.LOGIN, limit=50), 4500),
+    ):
+        found = await trail.page(prefixed, sql, query)
+        assert len(found.events) == (0 if query.actor else 50)
+        assert await reads.since() < most, query
+    places = [Position(names[0], seq) for seq in range(1, 101)]
+
+    async def again(work: object) -> object:
+        return await work(sql)  # type: ignore[operator]
+
+    assert await trail.blank(prefixed, again, places, {"who"}) == 100  # type: ignore[arg-type]
+    assert await reads.since() < 500
+    assert await trail.purge(prefixed, again, {names[0]: 100}) == 100  # type: ignore[arg-type]
+    assert await reads.since() < 500
+
+
+async def test_a_window_is_paged_as_everything_is(kit: Kit, sql: Connection) -> None:
+    """Newest first by arrival, also where the times are in another order."""
+    store = await kit.store()
+    times = [5, 1, 4, 2, 3, 9, 0, 4]
+    await store.append([kit.event(at=at, details={"n": n}) for n, at in enumerate(times)])
+    found: list[int] = []
+    after: int | None = None
+    while True:
+        page = await store.events(EventQuery(since=2, until=6, after=after, limit=2))
+        found += [int(event.details["n"]) for event in page.events]
+        after = page.next
+        if after is None:
+            break
+    assert found == [7, 4, 3, 2, 0]
+
+
+# -- purging and blanking beside writers ----------------------------------------------------------------------
+
+
+async def test_two_purge_and_two_blank_while_one_writes(kit: Kit) -> None:
+    """Nobody's call fails, every event that has to go is counted once, and the rest of the stream is whole."""
+    stores = await kit.stores(5)
+    lane = Lane(EventClass.LOGIN)
+    first = lane.seal([Event(type=EventType.LOGIN, at=kit.now, user_id="ann", ip="192.0.2.1") for _ in range(1500)])
+    lane.advance(first)
+    await stores[0].append(first)
+
+    async def write() -> int:
+        for _ in range(20):
+            sealed = lane.seal([Event(type=EventType.LOGIN, at=kit.now, user_id="ann") for _ in range(5)])
+            await stores[0].append(sealed)
+            lane.advance(sealed)
+        return 0
+
+    async def purge(store: Store) -> int:
+        return sum([await store.purge_events({lane.stream: through}) for through in range(100, 1201, 100)])
+
+    async def blank(store: Store) -> int:
+        places = [Position(lane.stream, seq) for seq in range(1500, 0, -1)]
+        await store.blank(places, {"where"})
+        return 0
+
+    purged = sum(await together([write(), purge(stores[1]), purge(stores[2]), blank(stores[3]), blank(stores[4])]))
+    assert purged == 1200
+    left = await stores[0].trail(lane.stream, 0, 1000)
+    assert [event.seal.seq for event in left if event.seal is not None] == list(range(1201, 1601))
+    assert {event.ip for event in left} == {None}
+    assert {event.user_id for event in left} == {"ann"}
+
+
+async def test_what_was_purged_before_a_failure_is_not_called_unwritten(
+    monkeypatch: pytest.MonkeyPatch, kit: Kit
+) -> None:
+    store = await kit.store()
+    lane = Lane(EventClass.LOGIN)
+    await store.append(lane.seal([Event(type=EventType.LOGIN, at=kit.now) for _ in range(trail.PART + 10)]))
+    real, calls = Connection.run, 0
+
+    async def run(connection: Connection, statements: Sequence[str]) -> list[Result]:
+        nonlocal calls
+        calls += statements[0].startswith("DELETE")
+        if calls == 2:
+            await real(connection, ["KILL CONNECTION_ID()"])
+        return await real(connection, statements)
+
+    monkeypatch.setattr(Connection, "run", run)
+    with pytest.raises(StoreError) as caught:
+        await store.purge_events({lane.stream: 10**6})
+    assert caught.value.outcome == "unknown"
+    monkeypatch.undo()
+    assert await store.purge_events({lane.stream: 10**6}) == 10
+    assert await store.streams() == []
+
+
+async def test_appends_at_taken_places_wait_for_nobody_long(kit: Kit) -> None:
+    """Two workers write the same hundred events over and over, one of them backwards."""
+    stores = await kit.stores(2)
+    lane = Lane(EventClass.LOGIN)
+    events = lane.seal([Event(type=EventType.LOGIN, at=kit.now, details={"n": n}) for n in range(100)])
+    async with asyncio.timeout(30):
+        await together(stores[n % 2].append(events[n % 7 :] if n % 4 else events[::-1]) for n in range(20))
+    assert await stores[0].trail(lane.stream, 0, 1000) == events
