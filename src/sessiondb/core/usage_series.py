@@ -151,7 +151,7 @@ def bounds(by: By, since: int | None, until: int | None, now: int) -> tuple[int,
         raise ValueError("since is not before until (or now), so nothing is in between; use an earlier one.")
     first = start_of(by, since)
     shortest = {"hour": HOUR, "day": DAY, "week": 7 * DAY, "month": 28 * DAY}[by]
-    if (until - first) // shortest >= MOST_POINTS:
+    if -(-(until - first) // shortest) > MOST_POINTS:
         raise ValueError(
             f"there are more than {MOST_POINTS:,} {by}s since then; use a later since, or a longer period."
         )
