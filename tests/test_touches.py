@@ -19,7 +19,7 @@ from sessiondb import open_store
 from sessiondb.background import Background, Waiting
 from sessiondb.core.change import Applied, Change, Touch, Update, all_touch
 from sessiondb.core.errors import StoreError, StoreUnavailable
-from sessiondb.core.record import Record
+from sessiondb.core.record import Record, decode_client
 from sessiondb.stores.base import ChangeResult, Store
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.memory import MemoryStore
@@ -422,4 +422,6 @@ async def test_touches_go_on_beside_a_request_that_writes_with_its_own() -> None
         await shop.flush()
         [update] = shop.store.updates
         assert isinstance(update, Update)
-        assert update.touch == Touch(shop.clock.now, None)
+        assert update.touch is not None
+        assert update.touch.at == shop.clock.now
+        assert decode_client(update.touch.client or b"").requests == 2

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sessiondb.core.breaker import CircuitBreaker
+from sessiondb.core.client import UsedFrom
 from sessiondb.core.errors import (
     ConfigurationError,
     CrossOriginRefused,
@@ -24,6 +25,7 @@ from sessiondb.core.events import Event, EventType
 from sessiondb.core.limits import Limits, SuspiciousNetwork
 from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policy import Policy
+from sessiondb.core.privacy import Privacy
 from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo, StepUp
 from sessiondb.db import Issued, SessionDB
 from sessiondb.federation import IdP
@@ -87,6 +89,7 @@ __all__ = [
     "NearCache",
     "Place",
     "Policy",
+    "Privacy",
     "RateLimited",
     "Readiness",
     "Reencrypted",
@@ -112,6 +115,7 @@ __all__ = [
     "SuspiciousNetwork",
     "Swept",
     "TrustedProxies",
+    "UsedFrom",
     "check_csrf_token",
     "csrf_token",
     "current_session",

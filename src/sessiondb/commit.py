@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from sessiondb.clients import note_request
 from sessiondb.core import codec
 from sessiondb.core.change import Conflict, Create, Gone, Outcome, Update, new_change_id
 from sessiondb.core.errors import HeadersSent, SessionEnded, StoreError
@@ -110,8 +111,11 @@ def note_use(state: State) -> bool:
     if state.noted or not state.handed_out:
         return False
     state.noted = True
-    if state.runtime.policies.rotates and state.record is not None and state.staged is None:
-        stage_due_rotation(state, state.record)
+    record = state.record
+    if record is not None:
+        note_request(state, record)
+        if state.runtime.policies.rotates and state.staged is None:
+            stage_due_rotation(state, record)
     return True
 
 
@@ -141,7 +145,7 @@ async def _create(session: dict[str, Any], state: State) -> None:
     if state.visitor is not NOBODY and not state.stands_in:  # a job is no visitor
         runtime.abuse.begin_session(runtime, state.visitor.ip)
     promised, state.promised = state.promised, None
-    record, issued = new_record(runtime, data=whole(session, runtime), client=state.visitor.encoded(), issued=promised)
+    record, issued = new_record(runtime, data=whole(session, runtime), client=state.client(), issued=promised)
     event = runtime.event(EventType.SESSION_CREATED, record=record, ip=state.visitor.ip)
     with never_delivered(runtime, record):
         applied(await runtime.apply_one(Create(record), event))

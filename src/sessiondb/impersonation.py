@@ -56,7 +56,7 @@ async def impersonate(session: dict[str, Any], state: State, user_id: str) -> No
     record, issued = new_record(
         runtime,
         data=b"{}",
-        client=state.visitor.encoded(),
+        client=state.client(),
         user_id=user_id,
         lifetime=await lifetime_for(runtime, user_id, None, False),
         issued=Token(token.mint(runtime.now()).sid, held.series, token.new_secret()),

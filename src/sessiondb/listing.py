@@ -12,14 +12,16 @@ import msgspec
 
 from sessiondb import proofs
 from sessiondb.core import codec
+from sessiondb.core.activity import sightings_of
 from sessiondb.core.errors import SessionDataError
+from sessiondb.core.networks import NETWORK_PREFIXES, Network, address_of, network_of, plain_network
 from sessiondb.core.policies import is_remembered, policy_name
 from sessiondb.core.policy import SECOND, Caps
+from sessiondb.core.privacy import Privacy
 from sessiondb.core.record import (
     Record,
     SessionInfo,
     check_user_id,
-    decode_client,
     decode_risk,
 )
 from sessiondb.core.token import Sid, format_sid
@@ -31,8 +33,7 @@ _SLACK = 86_400 * SECOND  # a sid is minted before its session is written, and c
 
 Moment = datetime | int
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_ALL = Privacy()
 
 
 def session_info(runtime: Runtime, record: Record, *, with_data: bool = True) -> SessionInfo:
@@ -45,6 +46,7 @@ def session_info(runtime: Runtime, record: Record, *, with_data: bool = True) ->
         data = codec.decode_data(record.data) if with_data else {}
     except SessionDataError:
         data = {}
+    first_client, client = runtime.clients.shown(record, runtime.now())
     return SessionInfo(
         sid=record.sid,
         user_id=record.user_id,
@@ -56,8 +58,8 @@ def session_info(runtime: Runtime, record: Record, *, with_data: bool = True) ->
         end_reason=end_reason,
         policy=policy_name(record.lifetime),
         remembered=is_remembered(record.lifetime),
-        first_client=decode_client(record.client_first),
-        client=decode_client(record.client_last),
+        first_client=first_client,
+        client=client,
         auth=proofs.shown(runtime, record),
         risk=decode_risk(record.risk),
         data=data,
@@ -69,7 +71,8 @@ class Criteria(TypedDict, total=False):
     microseconds since the epoch, UTC.
 
     * ``user_id``: whose they are.
-    * ``ip``, ``network`` (``"203.0.113.0/24"``): where they were first or last seen.
+    * ``ip``, ``network`` (``"203.0.113.0/24"``): where they were first or last seen, or in one of the places between
+      that are remembered; as far as ``Privacy`` lets that be told.
     * ``user_agent``: text that the browser's name contains, as first or as last seen; case counts.
     * ``created_before``, ``created_after``: when they began; ``created_after`` includes its moment.
     * ``active_at``: they had begun at that moment, and were not over yet.
@@ -89,11 +92,18 @@ class Criteria(TypedDict, total=False):
     remembered: bool
 
 
+class Where(msgspec.Struct, frozen=True):
+    """A network, and what is stored instead of it, if anything is."""
+
+    network: Network
+    stored: str | None
+
+
 class Selection(msgspec.Struct, frozen=True):
     """``Criteria``, checked; what it does not name is ``None``."""
 
     user_id: str | None = None
-    networks: tuple[_Network, ...] = ()
+    places: tuple[Where, ...] = ()
     user_agent: str | None = None
     created_before: int | None = None
     created_after: int | None = None
@@ -116,14 +126,17 @@ class Selection(msgspec.Struct, frozen=True):
         )
 
     def _matches_client(self, record: Record) -> bool:
-        if not self.networks and self.user_agent is None:
+        if not self.places and self.user_agent is None:
             return True
-        clients = [decode_client(record.client_first), decode_client(record.client_last)]
+        seen = sightings_of(record)
         agent = self.user_agent
-        if agent is not None and not any(agent in (client.user_agent or "") for client in clients):
+        if agent is not None and not any(agent in (one.user_agent or "") for one in seen):
             return False
-        addresses = [found for client in clients if (found := _address(client.ip)) is not None]
-        return all(any(one in network for one in addresses) for network in self.networks)
+        if not self.places:
+            return True
+        texts = {text for one in seen for text in (one.ip, one.network) if text is not None}
+        addresses = [found for one in seen if (found := address_of(one.ip)) is not None]
+        return all(where.stored in texts or any(one in where.network for one in addresses) for where in self.places)
 
     @property
     def newest(self) -> int | None:
@@ -132,8 +145,10 @@ class Selection(msgspec.Struct, frozen=True):
         return min(bounds, default=None)
 
 
-def select(criteria: Criteria) -> Selection:
-    """``criteria``, checked. Raises ``ValueError`` for none at all, or for one that cannot be meant."""
+def select(criteria: Criteria, privacy: Privacy = _ALL) -> Selection:
+    """``criteria``, checked. Raises ``ValueError`` for none at all, or for one that cannot be meant, or whose answer
+    is not stored.
+    """
     given = dict(criteria)
     unknown = given.keys() - Criteria.__annotations__.keys()
     if unknown:
@@ -149,15 +164,17 @@ def select(criteria: Criteria) -> Selection:
     for name, kind in (("policy", str), ("remembered", bool)):
         if not isinstance(given.get(name, kind()), kind):
             raise ValueError(f"{name} is {given[name]!r:.100}; use a {kind.__name__}.")
-    networks = [_network(name, criteria[name]) for name in ("ip", "network") if name in criteria]
+    places = [_where(name, criteria[name], privacy) for name in ("ip", "network") if name in criteria]
     agent = criteria.get("user_agent")
     if agent is not None and (not isinstance(agent, str) or not agent):
         raise ValueError(f"user_agent is {agent!r:.100}; use a text that the browser's name contains.")
+    if agent is not None and not privacy.user_agent:
+        raise ValueError("user_agent is not stored: Privacy(user_agent=False).")
     times = {name: moment(name, given[name]) for name in _TIMES if name in given}
     user_id = criteria.get("user_id")
     return Selection(
         user_id=None if user_id is None else check_user_id(user_id),
-        networks=tuple(networks),
+        places=tuple(places),
         user_agent=agent,
         policy=criteria.get("policy"),
         remembered=criteria.get("remembered"),
@@ -179,28 +196,40 @@ def moment(name: str, value: object) -> int:
     raise ValueError(f"{name} is {value!r:.100}; use a datetime with a time zone, or microseconds since the epoch.")
 
 
-def _network(name: str, value: object) -> _Network:
+def _where(name: str, value: object, privacy: Privacy) -> Where:
+    network = _network(name, value)
+    if privacy.ip == "none":
+        raise ValueError(f"{name}: no addresses are stored: Privacy(ip='none').")
+    if privacy.ip == "hashed":
+        stored = privacy.stored(str(value)).ip if name == "ip" else privacy.stored_network(network)
+        if stored is None:
+            raise ValueError(
+                f"network is {value!r:.100}, and hashes are stored: Privacy(ip='hashed'). Their networks are found by "
+                "a /24 of IPv4 or a /48 of IPv6 alone."
+            )
+        return Where(network, stored)
+    if privacy.ip == "truncated" and network.prefixlen > NETWORK_PREFIXES[network.version == 6]:
+        wide = network_of(str(network.network_address))
+        raise ValueError(
+            f"{name} is {value!r:.100}, and less than that is stored: Privacy(ip='truncated'). Use network={wide!r}, "
+            "which has others too."
+        )
+    return Where(network, None)
+
+
+def _network(name: str, value: object) -> Network:
     try:
         if not isinstance(value, str):
             raise ValueError("it must be text")
         if name == "ip":
-            address = _address(value)
+            address = address_of(value)
             if address is None:
                 raise ValueError("it is no IP address")
             return ipaddress.ip_network(address)
-        return ipaddress.ip_network(value)
+        return plain_network(value)
     except ValueError as error:
         example = "'203.0.113.7'" if name == "ip" else "'203.0.113.0/24' or '2001:db8::/48'"
         raise ValueError(f"{name} is {value!r:.100} ({error}); write it as {example}.") from None
-
-
-def _address(text: str | None) -> _Address | None:
-    try:
-        address = ipaddress.ip_address(text or "")
-    except ValueError:
-        return None
-    # What a server that listens on both calls an IPv4 client.
-    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _was_active(record: Record, caps: Caps, at: int) -> bool:

@@ -40,7 +40,7 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
     record, issued = new_record(
         runtime,
         data=whole(session, runtime),
-        client=state.visitor.encoded(),
+        client=state.client(),
         user_id=staged.user_id,
         lifetime=lifetime,
         auth=staged.auth,

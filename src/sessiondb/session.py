@@ -20,7 +20,6 @@ from sessiondb.core.record import (
     Record,
     Risk,
     check_user_id,
-    decode_client,
     decode_risk,
     is_impersonated,
 )
@@ -108,7 +107,8 @@ class Session(SessionDict):
     @property
     def client(self) -> Client:
         """Where the session was last seen, up to the precision of ``last_seen_at``."""
-        return self._field(lambda record: decode_client(record.client_last)) or Client()
+        runtime = self._state.runtime
+        return self._field(lambda record: runtime.clients.shown(record, runtime.now())[1]) or Client()
 
     @property
     def auth(self) -> Auth:

@@ -9,7 +9,7 @@ import msgspec
 
 from sessiondb.core import codec
 from sessiondb.core.policy import OnLimit
-from sessiondb.core.record import Auth, Record, encode_client
+from sessiondb.core.record import Auth, Record
 from sessiondb.core.token import Token
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from sessiondb.runtime import Runtime
 
-Headers = Iterable[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = Iterable[Header]
 
 
 class StagedLogin(msgspec.Struct, frozen=True):
@@ -95,10 +96,15 @@ class Visitor(msgspec.Struct, frozen=True, gc=False):
         """The peer's address as the server saw it."""
         return str(self.address[0]) if self.address else None
 
-    def encoded(self) -> bytes:
-        """The ``Client`` JSON for a record."""
-        agent = next((value for name, value in self.headers if name == b"user-agent"), None)
-        return encode_client(self.ip, agent)
+    @property
+    def agent(self) -> Header | None:
+        """The header that tells the client's program."""
+        return next((header for header in self.headers if header[0] == b"user-agent"), None)
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether this is no request, but a job."""
+        return self is NOBODY
 
 
 NOBODY = Visitor()
@@ -116,7 +122,8 @@ class State:
     the token that the session will have if it is made, and ``parked`` is the own session of whoever has just begun to
     impersonate a user. ``stands_in``: the session that is made takes the place of one that a refused login has ended.
     ``proving``: the token of a proof of identity that was begun and not heard of. ``signs_in_at`` when a staged sign-in
-    will be dated: something is bound to them already.
+    will be dated: something is bound to them already. ``touch_due``: a touch is due at once, however old the last one
+    is; ``client_noticed``: ``client_changed`` has been called.
     """
 
     # Defaults of the class cost a request nothing; most requests change few of them.
@@ -140,6 +147,8 @@ class State:
     stands_in: bool = False
     proving: Token | None = None
     signs_in_at: int | None = None
+    touch_due: bool = False
+    client_noticed: bool = False
     ended_reason: str | None = None
     block: Callable[[], None] | None = None
     committing: bool = False
@@ -151,6 +160,11 @@ class State:
         self.runtime = runtime
         self.began_at = began_at
         self.visitor = visitor
+
+    def client(self) -> bytes:
+        """The client JSON of a session that begins with this request."""
+        agent = self.visitor.agent
+        return self.runtime.clients.encoded(self.visitor.ip, agent[1] if agent is not None else None)
 
     @property
     def may_rotate(self) -> bool:

@@ -44,7 +44,7 @@ def new_record(
         lifetime=lifetime,
         check_at=now + min(lifetimes.idle, lifetimes.absolute),
         authenticated_at=now if user_id is not None else None,
-        client_first=client,
+        client_first=runtime.clients.as_first(client),
         client_last=client,
         auth=encode_auth(auth) if auth is not None else b"{}",
         data=data,
@@ -88,20 +88,22 @@ def issue(state: State, issued: Token, *, undelivered: bool = True) -> None:
 
 def touch_with(state: State, record: Record, now: int) -> Touch | None:
     """A touch for a change that is written anyway, when one is due."""
-    if now - record.last_seen_at < state.runtime.touch_interval(record):
+    if now - record.last_seen_at < state.runtime.touch_interval(record) and not state.touch_due:
         return None
-    client = state.visitor.encoded()
-    return Touch(now, client if client != record.client_last else None)
+    state.touch_due = False
+    state.runtime.usage.seen(record, now, record.last_seen_at)
+    return Touch(now, state.runtime.clients.touched(state, record, now))
 
 
 def touch_when_due(state: State, record: Record) -> None:
     """Queue a touch if the last one, written or waiting, is old enough."""
-    interval = state.runtime.touch_interval(record)
-    if state.began_at - record.last_seen_at < interval:
-        return
     background = state.runtime.background
-    if state.began_at - background.seen(record.sid) < interval:
-        return
+    if not state.touch_due:
+        interval = state.runtime.touch_interval(record)
+        if state.began_at - record.last_seen_at < interval:
+            return
+        if state.began_at - background.seen(record.sid) < interval:
+            return
     touch = touch_with(state, record, state.began_at)
     if touch is not None:
         background.touch(record.sid, touch)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sessiondb.core.client import Sighting, agent_text, encode
 from sessiondb.core.errors import SessionDataError
 from sessiondb.core.record import (
     Auth,
@@ -20,7 +21,6 @@ from sessiondb.core.record import (
     decode_client,
     decode_risk,
     encode_auth,
-    encode_client,
 )
 
 
@@ -82,7 +82,7 @@ def test_what_is_not_a_user_id_is_refused(user_id: Any) -> None:
 
 @given(st.none() | st.text(max_size=40).filter(str.isprintable), st.none() | st.binary(max_size=1000))
 def test_clients_survive_any_user_agent(ip: str | None, agent: bytes | None) -> None:
-    found = decode_client(encode_client(ip, agent))
+    found = decode_client(encode(Sighting(ip, agent_text(agent))))
     assert found.ip == ip
     assert (found.user_agent is None) == (agent is None)
     if agent is not None and found.user_agent is not None:

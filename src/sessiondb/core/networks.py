@@ -83,12 +83,13 @@ def networks_from(texts: object) -> tuple[Network, ...]:
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{text!r:.100} is no text")
-        found.append(_plain(ipaddress.ip_network(text.strip())))
+        found.append(plain_network(text.strip()))
     return tuple(found)
 
 
-def _plain(network: Network) -> Network:
-    """IPv4-mapped networks as what they mean: addresses are compared in their one form."""
+def plain_network(text: str) -> Network:
+    """A network in its one form, as addresses are compared in theirs. Raises ``ValueError``."""
+    network = ipaddress.ip_network(text)
     if network.version == 6 and network.prefixlen >= 96 and network.network_address.ipv4_mapped is not None:
         return ipaddress.ip_network((network.network_address.ipv4_mapped, network.prefixlen - 96))
     return network

@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
+from sessiondb.core.client import Client as Client
+from sessiondb.core.client import decode_client as decode_client
 from sessiondb.core.errors import SessionDataError
 from sessiondb.core.token import Sid
 
 USER_ID_BYTES = 255
-USER_AGENT_BYTES = 512
 CHANGE_ID_BYTES = 8
 REMEMBERED_CHANGES = 8
 NO_SALT = b""  # the last rotation kept none: its old secret is never served again
@@ -91,16 +92,6 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 # Dataclasses, not structs: an endpoint of FastAPI may return what people are shown.
 @dataclass(frozen=True, slots=True)
-class Client:
-    """Where a request came from, as the server saw it. ``user_agent`` is cut at 512 bytes."""
-
-    ip: str | None = None
-    user_agent: str | None = None
-    country: str | None = None
-    network: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class StepUp:
     """One more proof, given at ``at`` (microseconds UTC) by ``session.step_up``."""
 
@@ -160,17 +151,8 @@ class SessionInfo:
 
 
 _encode = msgspec.json.Encoder().encode
-_client = msgspec.json.Decoder(Client).decode
 _auth = msgspec.json.Decoder(Auth).decode
 _risk = msgspec.json.Decoder(Risk).decode
-
-
-def encode_client(ip: str | None, user_agent: bytes | None) -> bytes:
-    """A ``Client`` as JSON; bytes of the user agent that are not UTF-8 are left out."""
-    agent = None
-    if user_agent is not None:
-        agent = user_agent[:USER_AGENT_BYTES].decode("utf-8", "ignore").replace("\0", "")
-    return _encode({name: value for name, value in (("ip", ip), ("user_agent", agent)) if value is not None})
 
 
 def encode_auth(auth: Auth) -> bytes:
@@ -184,14 +166,6 @@ def encode_auth(auth: Auth) -> bytes:
         ("step_ups", auth.step_ups or None),
     )
     return _encode({name: value for name, value in fields if value is not None})
-
-
-def decode_client(data: bytes) -> Client:
-    """The ``Client`` in a record; an empty one where it cannot be read."""
-    try:
-        return _client(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Client()
 
 
 def decode_auth(data: bytes) -> Auth:
