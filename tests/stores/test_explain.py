@@ -25,7 +25,7 @@ from sessiondb.core.policy import Caps, Lifetimes, Policy
 from sessiondb.core.record import EndReason, Record
 from sessiondb.stores import _mysql_connection, _redis_scripts
 from sessiondb.stores._mysql_connection import Connection
-from sessiondb.stores.base import EventQuery, Store
+from sessiondb.stores.base import HISTORY_ENTRY_BYTES, Counter, EventQuery, Position, Sheet, Store
 from sessiondb.stores.mysql import MySQLStore
 from sessiondb.stores.postgresql import PostgreSQLStore
 from sessiondb.stores.redis import RedisStore
@@ -34,8 +34,8 @@ from sessiondb.testing.builders import DAY, HOUR, MINUTE, Builders
 
 ROWS = 20_000
 USERS = 20_000
-TABLES = ("sessions", "links", "users", "events")
-ALIASES = {"s": "sessions", "u": "users"}
+TABLES = ("sessions", "links", "users", "events", "histories", "buckets", "counters", "sheets")
+ALIASES = {"s": "sessions", "u": "users", "e": "events"}
 # What may look at a whole table, or walk along one from its beginning, and why.
 ALLOWED = {
     r"count\(DISTINCT|SELECT count\(\*\) FROM \w+events": "stats: for pages and metrics, never in a request",
@@ -71,6 +71,9 @@ class Work:
         await self.look_for()
         await self.end()
         await self.sweep()
+        await self.follow()
+        await self.watch()
+        await self.forget()
 
     async def read_and_write(self) -> None:
         store, build = self.store, self.build
@@ -134,6 +137,9 @@ class Work:
             EventQuery(user_id="looker", type=str(EventType.LOGIN), since=1, until=build.now, after=10**9),
             EventQuery(),
             EventQuery(type=str(EventType.LOGIN)),
+            EventQuery(actor="looker"),
+            EventQuery(since=build.now - MINUTE),
+            EventQuery(since=build.now - MINUTE, until=build.now, type=str(EventType.LOGIN)),
         ):
             await store.events(query)
 
@@ -161,6 +167,35 @@ class Work:
         short = Caps(Lifetimes(HOUR, HOUR), Policy().caps.remembered)
         after = await store.lower_checks(short, None, 100)
         await store.lower_checks(short, after, 100)
+
+    async def follow(self) -> None:
+        store, build = self.store, self.build
+        mine = build.event(user_id="follower", actor="follower", ip="192.0.2.1")
+        await store.append([mine])
+        places = [build.place(mine), *(Position(f"l00000000000000{n}", n) for n in range(1, 8))]
+        for stream in await store.streams():
+            await store.trail(stream.name, stream.first, 10)
+        await store.blank(places, {"who", "actor", "where"})
+        await store.purge_events({"l000000000000007": 100, places[0].stream: 1})
+
+    async def watch(self) -> None:
+        store, later = self.store, self.build.now + DAY
+        entry = b"e" * HISTORY_ENTRY_BYTES
+        await store.record_logins([("watched", entry), ("u7", entry)], later)
+        await store.count("b7", {b"a": 1, b"b": 1}, most=10**6, expires_at=later)
+        await store.count("b7", {b"a": 1, b"c": 1}, most=1, expires_at=later)
+        await store.profile("watched", [Counter("b7", b"a"), Counter("b7", b"b"), Counter("b8", b"a")])
+        await store.profile(None, [Counter("b7", b"a")])
+        await store.drop_login("watched", entry)
+        sheets = [Sheet("usage", bucket, "w", b"", later) for bucket in (1, 2)]
+        await store.publish(sheets)
+        await store.sheets("usage", 1, 3)
+        await store.withdraw(sheets)
+        await store.expire(self.build.now, 10)
+
+    async def forget(self) -> None:
+        await self.new("forgotten", 3)
+        await self.store.forget_user("forgotten")
 
 
 # -- many others ----------------------------------------------------------------------------------------------
@@ -196,18 +231,47 @@ async def spread(prefix: str, run: Any, kind: str) -> None:
     link = {"sqlite": "randomblob(16)", "postgresql": "uuid_send(gen_random_uuid())", "mysql": "UNHEX(MD5(RAND()))"}[
         kind
     ]
-    sid = f"{prefix}sessions.sid"
-    text = {"sqlite": sid, "postgresql": f"{sid}::text", "mysql": f"HEX({sid})"}[kind]
+    text = {"sqlite": "sid", "postgresql": "sid::text", "mysql": "HEX(sid)"}[kind]
     await run(f"UPDATE {prefix}sessions SET user_id = {user}, check_at = check_at + {number} % 1000000")
     await run(f"INSERT INTO {prefix}links (link, sid) SELECT {link}, sid FROM {prefix}sessions")
     await run(
         f"INSERT INTO {prefix}users (user_id, not_before) SELECT DISTINCT user_id, created_at FROM "
         f"(SELECT user_id, min(created_at) AS created_at FROM {prefix}sessions GROUP BY user_id) AS every"
     )
+    await spread_events(prefix, run, kind, text)
+    await spread_watched(prefix, run, kind)
+
+
+def joined(kind: str, text: str, number: str) -> str:
+    return f"CONCAT('{text}', {number})" if kind == "mysql" else f"'{text}' || ({number})"
+
+
+async def spread_events(prefix: str, run: Any, kind: str, text: str) -> None:
+    """An event for each session, in eight streams."""
+    digest = {"sqlite": "zeroblob(32)", "postgresql": "decode(repeat('00', 32), 'hex')", "mysql": "REPEAT(x'00', 32)"}
+    blob = "''::bytea" if kind == "postgresql" else "x''"
     await run(
-        f"INSERT INTO {prefix}events (at, type, sid, user_id, details) "
-        f"SELECT created_at, '{EventType.LOGIN}', {text}, user_id, '{{}}' FROM {prefix}sessions"
+        f"INSERT INTO {prefix}events (at, type, sid, user_id, details, personal, stream, seq, previous, "
+        "who_commitment, actor_commitment, where_commitment) "
+        f"SELECT created_at + 1000 * n, '{EventType.LOGIN}', sid, user_id, '{{}}', '{{}}', "
+        f"{joined(kind, 'l00000000000000', 'n % 8')}, n, {digest[kind]}, {blob}, {blob}, {blob} FROM "
+        f"(SELECT created_at, {text} AS sid, user_id, ROW_NUMBER() OVER (ORDER BY sid) AS n "
+        f"FROM {prefix}sessions) AS every"
     )
+
+
+async def spread_watched(prefix: str, run: Any, kind: str) -> None:
+    """As many of everything, of which nothing is over, in 200 buckets."""
+    blob = "''::bytea" if kind == "postgresql" else "x''"
+    item = {"sqlite": "CAST(n AS BLOB)", "postgresql": "int8send(n)", "mysql": "CAST(n AS BINARY)"}[kind]
+    numbered = f"(SELECT ROW_NUMBER() OVER (ORDER BY sid) AS n, check_at + {10 * DAY} AS later FROM {prefix}sessions)"
+    for what in (
+        f"histories (user_id, logins, expires_at) SELECT {joined(kind, 'u', 'n')}, {blob}, later + n",
+        f"counters (bucket, item, total) SELECT {joined(kind, 'b', 'n % 200')}, {item}, n",
+        f"buckets (bucket, items, expires_at) SELECT {joined(kind, 'b', 'n')}, {ROWS // 200}, later + n",
+        f"sheets (kind, bucket, writer, data, expires_at) SELECT 'usage', n, 'w', {blob}, later + n",
+    ):
+        await run(f"INSERT INTO {prefix}{what} FROM {numbered} AS every")
 
 
 # -- each database: what it sent, and how it would find it ----------------------------------------------------
@@ -313,7 +377,7 @@ class OnSQLiteAsItIs(OnSQLite):
 class OnPostgreSQL(Explained):
     kind = "postgresql"
     random_sid = "gen_random_uuid()"
-    analyze = ("ANALYZE {p}sessions", "ANALYZE {p}links", "ANALYZE {p}users", "ANALYZE {p}events")
+    analyze = tuple(f"ANALYZE {{p}}{table}" for table in TABLES)
 
     async def start(self, url: str) -> None:
         self.store = open_store(url)
@@ -368,7 +432,7 @@ class OnPostgreSQL(Explained):
 class OnMySQL(Explained):
     kind = "mysql"
     random_sid = "UNHEX(MD5(CONCAT(HEX(sid), RAND())))"
-    analyze = ("ANALYZE TABLE {p}sessions, {p}links, {p}users, {p}events",)
+    analyze = (f"ANALYZE TABLE {', '.join(f'{{p}}{table}' for table in TABLES)}",)
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)

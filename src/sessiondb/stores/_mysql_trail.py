@@ -125,7 +125,7 @@ async def page(sql: Statements, connection: Connection, query: EventQuery) -> Ev
     for condition, bound in (("at >=", query.since), ("at <", query.until), ("id <", query.after)):
         if bound is not None:
             conditions.append(f"{condition} {bound:d}")
-    newest = f"WHERE {' AND '.join(conditions) or 'TRUE'} ORDER BY id DESC LIMIT {query.limit + 1:d}"
+    newest = f"WHERE {' AND '.join(['TRUE', *conditions])} ORDER BY id DESC LIMIT {query.limit + 1:d}"
     statement = f"SELECT id, {_NAMES} FROM {sql.events} {newest}"
     if is_window:
         # Left alone, the planner takes times for spread evenly, and walks from the newest event back to the window.
@@ -143,9 +143,9 @@ async def streams(sql: Statements, connection: Connection) -> list[Stream]:
     names = ", ".join(f"e.{name}" for name in _COLUMNS)
     [found] = await connection.run(
         [
-            f"SELECT s.lowest, {names} FROM "
-            f"(SELECT stream, MIN(seq) AS lowest, MAX(seq) AS highest FROM {sql.events} GROUP BY stream) AS s "
-            f"JOIN {sql.events} AS e ON e.stream = s.stream AND e.seq = s.highest ORDER BY s.stream"
+            f"SELECT ends.lowest, {names} FROM "
+            f"(SELECT stream, MIN(seq) AS lowest, MAX(seq) AS highest FROM {sql.events} GROUP BY stream) AS ends "
+            f"JOIN {sql.events} AS e ON e.stream = ends.stream AND e.seq = ends.highest ORDER BY ends.stream"
         ]
     )
     return [Stream(row[_STREAM].decode(), lowest, _to_event(row)) for lowest, *row in found.rows]
