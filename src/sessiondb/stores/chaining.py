@@ -16,13 +16,15 @@ from sessiondb.core.change import Change
 from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event, EventClass, class_of
 from sessiondb.core.sealing import Lane
-from sessiondb.stores.base import ChangeResult, NotTogether, Store
+from sessiondb.stores.base import ChangeResult, NotTogether, Position, Store, place_taken
 from sessiondb.stores.delegating import DelegatingStore
 
 log = logging.getLogger("sessiondb")
 
-MOST_OPEN = 64
+MOST_OPEN = 10_000
 _SURE = ("not_applied", "conflict")
+
+_Entry = tuple[Sequence[Lane], Sequence[Event]]
 
 
 class ChainingStore(DelegatingStore):
@@ -32,9 +34,12 @@ class ChainingStore(DelegatingStore):
       with it is written alone, and the event is given to ``later`` (a queue), as it is where writing both together
       would cost another round trip (``Batching.together``) and the event could not be written beside it.
     * ``told`` is called with events once they have been written.
-    * ``counters``: ``unsealed_events`` counts those that were given to ``later``.
+    * ``counters``: ``unsealed_events`` counts those that were given to ``later``, ``dropped_events`` those of which
+      nobody will know whether they were written, ``taken_places`` those whose place was another's.
 
-    What ``append`` cannot say for certain to have been written it writes again with the next call, into the very place.
+    What ``append`` cannot say for certain to have been written it writes again with the next ``append`` or ``close``,
+    into the very place: at most 10,000 events, of which the oldest go first. Where a place in the trail is taken, what
+    was to go there is written into a new stream.
     """
 
     __slots__ = ("_counters", "_free", "_later", "_open", "_required", "_together", "_told")
@@ -55,7 +60,7 @@ class ChainingStore(DelegatingStore):
         self._together = required or store.batching.together
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._free: dict[EventClass, list[Lane]] = {class_: [] for class_ in EventClass}
-        self._open: list[tuple[list[Lane], list[Event]]] = []  # sent, and nobody knows whether they were written
+        self._open: list[_Entry] = []  # sent, and nobody knows whether they were written
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """As the inner store, which is given the events sealed."""
@@ -74,8 +79,10 @@ class ChainingStore(DelegatingStore):
             return await self._one_by_one(changes, events)
 
     async def append(self, events: Sequence[Event]) -> None:
-        """As the inner store, which is given the events sealed. Raises only if they were certainly not written.
+        """As the inner store, which is given the events sealed. Without events, what is open is written again.
 
+        Raises ``StoreError``: with ``outcome="not_applied"`` they were certainly not written. With ``"unknown"``, and
+        where its caller is cancelled, they are kept and written again: do not send them again.
         Events that bring a seal go to the place that it says.
         """
         if events and events[0].seal is not None:
@@ -83,36 +90,64 @@ class ChainingStore(DelegatingStore):
             if self._told is not None:
                 self._told(events)
             return
-        await self._settle_open()
-        if not events:
-            return
-        lanes, sealed = self._seal(events)
+        await self._append(self._seal(events))
+
+    async def close(self) -> None:
+        """Write again what is open, then close. What cannot be written then is told in the log."""
         try:
-            await self._store.append(sealed)
+            await self._settle_open()
+        except StoreError:
+            pass  # the database is away, and nobody will write it any more
+        finally:
+            while self._open:
+                self._drop(self._open.pop()[1], "nobody knows whether they were written")
+            await self._store.close()
+
+    async def _append(self, entry: _Entry) -> None:
+        lanes, sealed = entry
+        try:
+            await self._settle_open()
+            if sealed:
+                await self._store.append(sealed)
         except StoreError as error:
             if error.outcome in _SURE:
                 self._give_back(lanes, ())
-                raise
-            self._leave_open(lanes, sealed)
-        except BaseException:
-            self._leave_open(lanes, sealed)
+            else:
+                self._leave_open(entry)
             raise
-        else:
-            self._give_back(lanes, sealed)
+        except asyncio.CancelledError:
+            self._leave_open(entry)
+            raise
+        except Exception:
+            self._drop(sealed, "the store does not take them")
+            raise
+        self._give_back(lanes, sealed)
 
     async def _sealed(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
         """One call. Where its only change is answered by an error, or where it raises, no event was written."""
-        lanes, sealed = self._seal(events)
-        try:
-            results = await self._store.apply(changes, sealed)
-        except StoreError as error:
-            if error.outcome in _SURE and isinstance(error, (NotTogether, StoreUnavailable)):
+        results: list[ChangeResult] = []
+        for _ in range(2):
+            lanes, sealed = self._seal(events)
+            try:
+                results = await self._store.apply(changes, sealed)
+            except StoreError as error:
+                if len(changes) > 1 or error.outcome not in _SURE or isinstance(error, StoreUnavailable):
+                    if error.outcome in _SURE:
+                        self._give_back(lanes, ())
+                    raise
+                results = [error]
+            failed = [result for result in results if isinstance(result, (StoreError, SessionDataError))]
+            if not failed:
+                self._give_back(lanes, sealed)
+                return results
+            if len(results) > 1 or not _is_sure(failed[0]):
+                return results
+            if not _is_taken(failed[0], sealed):
                 self._give_back(lanes, ())
-            raise
-        if any(isinstance(result, (StoreError, SessionDataError)) for result in results):
-            # Whatever the reason, it may be the place in the trail: begin another stream.
-            return results
-        self._give_back(lanes, sealed)
+                return results
+            # The stream is given up, and what was to go there goes into another.
+            self._counters["taken_places"] += 1
+            log.error("%s: %s", self.name, failed[0])
         return results
 
     async def _one_by_one(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
@@ -122,7 +157,11 @@ class ChainingStore(DelegatingStore):
         results: list[ChangeResult] = []
         for change in changes:
             own = [event for event in events if event.sid == change.sid]
-            result = await self._alone(change, [*own, *rest])
+            result: ChangeResult
+            try:
+                result = await self._alone(change, [*own, *rest])
+            except StoreError as error:
+                result = error
             if not isinstance(result, (StoreError, SessionDataError)):
                 rest = []
             results.append(result)
@@ -131,26 +170,41 @@ class ChainingStore(DelegatingStore):
     async def _alone(self, change: Change, events: Sequence[Event]) -> ChangeResult:
         if not events:
             return (await self._store.apply([change]))[0]
-        result = (await self._sealed([change], events))[0]
+        [result] = await self._sealed([change], events)
         if self._required or not _is_refused(result):
             return result
         # It may have been the event.
-        result = (await self._store.apply([change]))[0]
+        [result] = await self._store.apply([change])
         if not isinstance(result, (StoreError, SessionDataError)):
             self._put_off(events)
         return result
 
     async def _beside(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
         """The changes and the events at the same time; no change waits for an event that cannot be written."""
-        written = asyncio.ensure_future(self.append(events))
+        entry = self._seal(events)
+        written = asyncio.ensure_future(self._append(entry))
+        written.add_done_callback(lambda _: self._look_after(written, entry, events))
         try:
-            results = await self._store.apply(changes)
+            return await self._store.apply(changes)
+        except asyncio.CancelledError:
+            written.cancel()
+            raise
         finally:
             # Also where the changes failed: what became of them is not known, and their event says what was tried.
-            await asyncio.wait([written])
-            if written.cancelled() or written.exception() is not None:
-                self._put_off(events)
-        return results
+            try:
+                await asyncio.wait([written])
+            except asyncio.CancelledError:
+                written.cancel()
+                raise
+
+    def _look_after(self, written: asyncio.Future[None], entry: _Entry, events: Sequence[Event]) -> None:
+        if written.cancelled():
+            if not any(one is entry for one in self._open):  # it had not even begun
+                self._leave_open(entry)
+            return
+        error = written.exception()
+        if isinstance(error, StoreError) and error.outcome in _SURE:
+            self._put_off(events)
 
     def _put_off(self, events: Sequence[Event]) -> None:
         self._counters["unsealed_events"] += len(events)
@@ -159,8 +213,8 @@ class ChainingStore(DelegatingStore):
 
     # -- streams ------------------------------------------------------------------------------------------
 
-    def _seal(self, events: Sequence[Event]) -> tuple[list[Lane], list[Event]]:
-        """``events`` as the next ones of free streams, one for each class."""
+    def _seal(self, events: Sequence[Event]) -> _Entry:
+        """``events`` as the next ones of free streams, one for each class. Raises ``NotTogether`` if one cannot be."""
         by_class: dict[EventClass, list[Event]] = {}
         for event in events:
             by_class.setdefault(class_of(event.type), []).append(event)
@@ -168,9 +222,15 @@ class ChainingStore(DelegatingStore):
         sealed: list[Event] = []
         for class_, group in by_class.items():
             free = self._free[class_]
-            lane = free.pop() if free else Lane(class_)
-            lanes.append(lane)
-            sealed += lane.seal(group)
+            lanes.append(free.pop() if free else Lane(class_))
+            try:
+                sealed += lanes[-1].seal(group)
+            except (ValueError, TypeError) as error:
+                self._give_back(lanes, ())
+                kinds = ", ".join(sorted({str(event.type) for event in group}))
+                raise NotTogether(
+                    f"An event of {kinds} holds what cannot be written as JSON: use valid Unicode and whole numbers."
+                ) from error
         return lanes, sealed
 
     def _give_back(self, lanes: Sequence[Lane], written: Sequence[Event]) -> None:
@@ -180,32 +240,56 @@ class ChainingStore(DelegatingStore):
             lane.advance([event for event in written if event.seal is not None and event.seal.stream == lane.stream])
             self._free[lane.class_].append(lane)
 
-    def _leave_open(self, lanes: list[Lane], sealed: list[Event]) -> None:
-        self._open.append((lanes, sealed))
-        while len(self._open) > MOST_OPEN:
+    def _leave_open(self, entry: _Entry) -> None:
+        if not entry[1]:
+            return
+        self._open.append(entry)
+        waiting = sum(len(sealed) for _, sealed in self._open)
+        while waiting > MOST_OPEN:
             _, lost = self._open.pop(0)
-            self._counters["dropped_events"] += len(lost)
-            log.error("%s: %d events were dropped: nobody knows whether they were written.", self.name, len(lost))
+            waiting -= len(lost)
+            self._drop(lost, "nobody knows whether they were written")
+
+    def _drop(self, events: Sequence[Event], why: str) -> None:
+        self._counters["dropped_events"] += len(events)
+        log.error("%s: %d events were dropped: %s.", self.name, len(events), why)
 
     async def _settle_open(self) -> None:
         """Write again what may not have been written. Raises ``StoreError`` as long as that cannot be told."""
         while self._open:
-            lanes, sealed = self._open[0]
+            entry = self._open[0]
+            lanes, sealed = entry
+            wrong = False
             try:
                 await self._store.append(sealed)
             except StoreError as error:
                 raise StoreError(
                     "Earlier events are still to be written, and these were not tried.", outcome="not_applied"
                 ) from error
-            if self._open and self._open[0][1] is sealed:
-                del self._open[0]
+            except Exception:
+                wrong = True
+            if not self._open or self._open[0] is not entry:
+                continue  # somebody else has written them meanwhile
+            del self._open[0]
+            if wrong:
+                self._drop(sealed, "the store does not take them")
+            else:
                 self._give_back(lanes, sealed)
+
+
+def _is_sure(result: StoreError | SessionDataError) -> bool:
+    """Whether nothing was written, neither the change nor its event."""
+    return isinstance(result, SessionDataError) or result.outcome in _SURE
+
+
+def _is_taken(result: StoreError | SessionDataError, sealed: Sequence[Event]) -> bool:
+    """Whether it is the place of one of ``sealed`` that is the reason."""
+    places = (Position(event.seal.stream, event.seal.seq) for event in sealed if event.seal is not None)
+    return str(result) in map(place_taken, places)
 
 
 def _is_refused(result: ChangeResult) -> bool:
     """Whether the database has said no, and can be asked again."""
-    if isinstance(result, SessionDataError):
-        return True
     return (
         isinstance(result, StoreError) and result.outcome == "not_applied" and not isinstance(result, StoreUnavailable)
     )

@@ -63,6 +63,29 @@ class RecoveringStore(DelegatingStore):
                 return await self._recover(changes, events, results)
         return results
 
+    async def append(self, events: Sequence[Event]) -> None:
+        """As the inner store; after a lost reply they are written again, into their places. Raises ``StoreError``."""
+        try:
+            await self._store.append(events)
+        except StoreError as error:
+            if error.outcome != "unknown":
+                raise
+            lost = error
+        else:
+            return
+        for attempt in range(self._tries):
+            await self._wait(attempt)
+            try:
+                await self._store.append(events)
+            except StoreError:
+                continue
+            return
+        raise lost
+
+    async def _wait(self, attempt: int) -> None:
+        # Jitter: whoever lost a reply in the same moment does not come back in the same moment.
+        await asyncio.sleep(self._pause * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+
     async def _recover(
         self, changes: Sequence[Change], events: Sequence[Event], results: Sequence[ChangeResult]
     ) -> list[ChangeResult]:
@@ -70,8 +93,7 @@ class RecoveringStore(DelegatingStore):
         at_stake = [at for at, result in enumerate(settled) if _unknown(result)]
         landed = False  # as the trail shows
         for attempt in range(self._tries):
-            # Jitter: whoever lost a reply in the same moment does not come back in the same moment.
-            await asyncio.sleep(self._pause * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+            await self._wait(attempt)
             # Touches may be many, and are sent again whatever there is to read.
             again = [at for at in at_stake if _only_touches(changes[at])]
             to_read = [at for at in at_stake if not _only_touches(changes[at])]
