@@ -183,7 +183,7 @@ class ChainingStore(DelegatingStore):
         """The changes and the events at the same time; no change waits for an event that cannot be written."""
         entry = self._seal(events)
         written = asyncio.ensure_future(self._append(entry))
-        written.add_done_callback(lambda _: self._look_after(written, entry, events))
+        written.add_done_callback(lambda _: self._look_after(written, events))
         try:
             return await self._store.apply(changes)
         except asyncio.CancelledError:
@@ -197,14 +197,10 @@ class ChainingStore(DelegatingStore):
                 written.cancel()
                 raise
 
-    def _look_after(self, written: asyncio.Future[None], entry: _Entry, events: Sequence[Event]) -> None:
-        if written.cancelled():
-            if not any(one is entry for one in self._open):  # it had not even begun
-                self._leave_open(entry)
-            return
-        error = written.exception()
+    def _look_after(self, written: asyncio.Future[None], events: Sequence[Event]) -> None:
+        error = None if written.cancelled() else written.exception()
         if isinstance(error, StoreError) and error.outcome in _SURE:
-            self._put_off(events)
+            self._put_off(events)  # all others are kept
 
     def _put_off(self, events: Sequence[Event]) -> None:
         self._counters["unsealed_events"] += len(events)
