@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,14 @@ import msgspec
 
 from sessiondb.core.change import Applied, Change, Conflict, Create, End, Gone, Update, all_touch
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
-from sessiondb.core.events import Event
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_change_scripts as scripts
 from sessiondb.stores import _redis_links as links
 from sessiondb.stores import _redis_rows as rows
-from sessiondb.stores import _redis_scripts as scripts
+from sessiondb.stores._redis_connection import Argument
 from sessiondb.stores._redis_keys import Keys
 from sessiondb.stores._redis_nodes import Keyed, TooFewReplicas, call, plain
+from sessiondb.stores._redis_script import Script
 from sessiondb.stores._redis_users import CHUNK
 from sessiondb.stores._steps import undecided
 from sessiondb.stores.base import ChangeResult
@@ -25,9 +25,6 @@ from sessiondb.stores.base import ChangeResult
 if TYPE_CHECKING:
     from sessiondb.stores.redis import RedisStore
 
-log = logging.getLogger("sessiondb")
-
-MOST_EVENTS = 100_000
 TOUCHES = 64  # sessions of one script, which nobody else's command interrupts
 _GONE, _APPLIED = 0, 2
 
@@ -39,9 +36,9 @@ def must_last(change: Change) -> bool:
     return isinstance(change, End) or change.sign_in is not None
 
 
-async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
-    """See ``Store.apply``."""
-    if len(changes) > 1 and not events and all_touch(changes):
+async def apply(store: RedisStore, changes: Sequence[Change]) -> list[ChangeResult]:
+    """See ``Store.apply``, without events."""
+    if len(changes) > 1 and all_touch(changes):
         return await _touch(store, changes)
     results: dict[Sid, ChangeResult] = {}
     called: dict[Sid, tuple[Change, Keyed]] = {}
@@ -49,36 +46,45 @@ async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[E
         try:
             called[change.sid] = change, _call(store.keys, change)
         except msgspec.MsgspecError:
-            results[change.sid] = SessionDataError("The data of this session is not a JSON object.")
+            results[change.sid] = no_object()
     wait = any(map(must_last, changes))
-    listings = [one for change, _ in called.values() for one in _listing(store.keys, change)]
+    listings = [one for change, _ in called.values() for one in listing(store.keys, change)]
     if listings and store.is_cluster:
         # Nodes answer in any order, and a session must never be there before its place in the lists.
-        replies = await store.try_all([command for _, command in listings], "not_applied", wait=wait)
-        _note_listed(store, listings, replies)
-        for (sid, _), reply in zip(listings, replies, strict=True):
-            if sid in called and isinstance(reply if must_last(called[sid][0]) else plain(reply), Exception):
-                results[sid] = _as_result(store.error(reply, "not_applied"))
-                del called[sid]
+        for sid, error in (await list_first(store, listings, [change for change, _ in called.values()])).items():
+            results[sid] = as_result(error)
+            del called[sid]
         listings = []
     commands = [command for _, command in listings] + [command for _, command in called.values()]
-    commands += [_sooner(store.keys, change) for change, _ in called.values() if isinstance(change, End)]
-    commands += event_commands(store.keys, events)
+    commands += [sooner(store.keys, change) for change, _ in called.values() if isinstance(change, End)]
     # A write that replicas were to confirm is not settled by reading it on the primary.
     replies = await store.try_all(commands, "unconfirmed" if wait and store.waits else "unknown", wait=wait)
-    _note_listed(store, listings, replies)
+    note_listed(store, listings, replies)
     answers = dict(zip(called, replies[len(listings) :], strict=False))
-    _tell_lost_events(store, replies[len(replies) - len(events) :])
-    unlisted = {sid: error for sid, error in _failed(listings, replies).items() if _is_done(answers[sid])}
+    unlisted = {sid: error for sid, error in failed(listings, replies).items() if _is_done(answers[sid])}
     await _undo(store, {sid: error for sid, error in unlisted.items() if _creates(called[sid][0])}, results)
     for sid, (change, _) in called.items():
         if sid in unlisted and sid not in results:
             # Signed in, and not found by all of its links before the sweeper mends them.
-            results[sid] = _as_result(undecided(store.error(unlisted[sid], "unknown")))
+            results[sid] = as_result(undecided(store.error(unlisted[sid], "unknown")))
         elif sid not in results:
-            results[sid] = _result(store, change, answers[sid])
-    await _list_again(store, [change for change, _ in called.values()], answers, results)
+            results[sid] = result_of(store, change, answers[sid])
+    await list_again(store, [change for change, _ in called.values()], answers, results)
     return [results[change.sid] for change in changes]
+
+
+async def list_first(
+    store: RedisStore, listings: Sequence[tuple[Sid, Keyed]], changes: Sequence[Change]
+) -> dict[Sid, Exception]:
+    """Give sessions their places in the lists, before they are there; why those could not be given theirs."""
+    must = {change.sid for change in changes if must_last(change)}
+    replies = await store.try_all([command for _, command in listings], "not_applied", wait=bool(must))
+    note_listed(store, listings, replies)
+    return {
+        sid: store.error(reply, "not_applied")
+        for (sid, _), reply in zip(listings, replies, strict=True)
+        if isinstance(reply if sid in must else plain(reply), Exception)
+    }
 
 
 async def _touch(store: RedisStore, changes: Sequence[Update]) -> list[ChangeResult]:
@@ -92,7 +98,7 @@ async def _touch(store: RedisStore, changes: Sequence[Update]) -> list[ChangeRes
     results: list[ChangeResult] = []
     for part, reply in zip(parts, await store.try_all(commands, "unknown"), strict=True):
         if isinstance(reply, Exception):
-            results += [_as_result(store.error(reply, "unknown"))] * len(part)
+            results += [as_result(store.error(reply, "unknown"))] * len(part)
             continue
         answers: list[ChangeResult] = [Applied(0)] * len(part)
         for place, why in zip(reply[::2], reply[1::2], strict=True):
@@ -103,35 +109,31 @@ async def _touch(store: RedisStore, changes: Sequence[Update]) -> list[ChangeRes
 
 def _missed(store: RedisStore, why: str) -> ChangeResult:
     if why.startswith("!"):
-        return _as_result(store.error(hiredis.ReplyError(why[1:]), "not_applied"))
+        return as_result(store.error(hiredis.ReplyError(why[1:]), "not_applied"))
     return Gone(why or None)
 
 
-def event_commands(keys: Keys, events: Sequence[Event]) -> list[Keyed]:
-    """Appends ``events`` to the stream, which keeps the newest."""
-    key = keys.events
-    return [(key, ("XADD", key, "MAXLEN", "~", MOST_EVENTS, "*", *rows.event_fields(event))) for event in events]
-
-
-def _tell_lost_events(store: RedisStore, replies: Sequence[Any]) -> None:
-    """The changes have landed whatever became of their events, and are answered; but not in silence."""
-    lost = [reply for reply in map(plain, replies) if isinstance(reply, Exception)]
-    if lost:
-        log.warning(
-            "redis: %d of %d events were not written. %s", len(lost), len(replies), store.error(lost[0], "unknown")
-        )
+def no_object() -> SessionDataError:
+    """The answer to data that cannot be spread over fields."""
+    return SessionDataError("The data of this session is not a JSON object.")
 
 
 def _call(keys: Keys, change: Change) -> Keyed:
-    key = keys.session(change.sid)
+    script, arguments = call_of(change)
+    return call(script, [keys.session(change.sid)], *arguments)
+
+
+def call_of(change: Change) -> tuple[Script, list[Argument]]:
+    """The script that makes ``change``, and its arguments. Raises ``MsgspecError``."""
     if isinstance(change, Create):
-        return call(scripts.CREATE, [key], *rows.create_arguments(change))
+        return scripts.CREATE, rows.create_arguments(change)
     if isinstance(change, End):
-        return call(scripts.END, [key], *rows.end_arguments(change))
-    return call(scripts.UPDATE, [key], *rows.update_arguments(change))
+        return scripts.END, rows.end_arguments(change)
+    return scripts.UPDATE, rows.update_arguments(change)
 
 
-def _listing(keys: Keys, change: Change) -> list[tuple[Sid, Keyed]]:
+def listing(keys: Keys, change: Change) -> list[tuple[Sid, Keyed]]:
+    """What gives the session of ``change`` its places in the lists."""
     if not isinstance(change, Create):
         if not isinstance(change, Update) or change.sign_in is None or not change.sign_in.links:
             return []
@@ -149,19 +151,21 @@ def _listing(keys: Keys, change: Change) -> list[tuple[Sid, Keyed]]:
     return commands
 
 
-def _note_listed(store: RedisStore, listings: Sequence[tuple[Sid, Keyed]], replies: Sequence[Any]) -> None:
+def note_listed(store: RedisStore, listings: Sequence[tuple[Sid, Keyed]], replies: Sequence[Any]) -> None:
+    """Whom new sessions have met, of the ``replies`` that begin with those to ``listings``."""
     for (sid, _), reply in zip(listings, map(plain, replies), strict=False):
         if isinstance(reply, list):
             store.met.note(sid, rows.sids_of(reply))
 
 
-def _sooner(keys: Keys, change: End) -> Keyed:
+def sooner(keys: Keys, change: End) -> Keyed:
+    """Has the sweeper look at a tombstone in time."""
     # A lower bound, as all of them: the sweeper looks, and finds out.
     due = keys.due(change.sid)
     return due, ("ZADD", due, "LT", rows.next_look(change), change.sid)
 
 
-def _failed(listings: Sequence[tuple[Sid, Keyed]], replies: Sequence[Any]) -> dict[Sid, Exception]:
+def failed(listings: Sequence[tuple[Sid, Keyed]], replies: Sequence[Any]) -> dict[Sid, Exception]:
     """By sid, why a session is not in its lists."""
     found = zip((sid for sid, _ in listings), map(plain, replies), strict=False)
     return {sid: reply for sid, reply in found if isinstance(reply, Exception)}
@@ -173,16 +177,16 @@ async def _undo(store: RedisStore, unlisted: dict[Sid, Exception], results: dict
     replies = await _try_afterwards(store, [(key, ("UNLINK", key)) for key in keys])
     for (sid, error), reply in zip(unlisted.items(), replies, strict=True):
         if isinstance(reply, Exception):
-            results[sid] = _as_result(undecided(store.error(reply, "unknown")))
+            results[sid] = as_result(undecided(store.error(reply, "unknown")))
         else:
-            results[sid] = _as_result(store.error(error, "not_applied"))
+            results[sid] = as_result(store.error(error, "not_applied"))
 
 
 def _creates(change: Change) -> bool:
     return isinstance(change, Create)
 
 
-async def _list_again(
+async def list_again(
     store: RedisStore, changes: Sequence[Change], answers: dict[Sid, Any], results: dict[Sid, ChangeResult]
 ) -> None:
     """A sign-in gives a session another life, and an end may make its links outlive it: both are known only now."""
@@ -209,7 +213,7 @@ async def _list_again(
     replies = await _try_afterwards(store, [command for _, command in commands], wait=True)
     for (sid, _), reply in zip(commands, replies, strict=True):
         if isinstance(reply, Exception):
-            results[sid] = _as_result(undecided(store.error(reply, "unknown")))
+            results[sid] = as_result(undecided(store.error(reply, "unknown")))
 
 
 async def _try_afterwards(store: RedisStore, commands: Sequence[Keyed], *, wait: bool = False) -> list[Any]:
@@ -225,16 +229,17 @@ def _is_done(reply: Any) -> bool:
     return isinstance(reply, list) and reply[0] == _APPLIED
 
 
-def _result(store: RedisStore, change: Change, reply: Any) -> ChangeResult:
+def result_of(store: RedisStore, change: Change, reply: Any) -> ChangeResult:
+    """What ``change`` is answered, of the reply of its script."""
     if isinstance(reply, TooFewReplicas):
         kind = reply.reply[0]
         # An end that comes again finds the session gone, and is as good as the first only if replicas know it too.
         if must_last(change) and (kind == _APPLIED or (kind == _GONE and isinstance(change, End))):
-            return _as_result(store.error(reply, "unconfirmed"))
+            return as_result(store.error(reply, "unconfirmed"))
         reply = reply.reply
     if isinstance(reply, Exception):
         outcome: WriteOutcome = "unconfirmed" if store.waits and must_last(change) else "unknown"
-        return _as_result(store.error(reply, outcome))
+        return as_result(store.error(reply, outcome))
     kind, first = reply[0], reply[1]
     if kind == _APPLIED:
         return Applied(int(first))
@@ -244,5 +249,6 @@ def _result(store: RedisStore, change: Change, reply: Any) -> ChangeResult:
     return Gone(None) if record is None else Conflict(record)
 
 
-def _as_result(error: Exception) -> StoreError:
+def as_result(error: Exception) -> StoreError:
+    """``error`` as the answer to one change."""
     return error if isinstance(error, StoreError) else StoreError(str(error))

@@ -11,7 +11,7 @@ import hiredis
 
 from sessiondb.stores._pool import Pool
 from sessiondb.stores._redis_connection import Access, Command, Connection, ConnectionLost, NotConnected, connect
-from sessiondb.stores._redis_nodes import Address, Keyed, Wait, begins, run_on, scan
+from sessiondb.stores._redis_nodes import Address, Keyed, Wait, begins, is_moving, run_on, scan
 from sessiondb.stores._redis_slots import slot_of
 
 _ATTEMPTS = 6
@@ -40,7 +40,7 @@ class Cluster:
             await self._run_once(commands, left, asked, replies, wait)
             moved = [at for at in left if begins(replies[at], "MOVED")]
             asking = [at for at in left if begins(replies[at], "ASK ")]
-            later = [at for at in left if begins(replies[at], "TRYAGAIN")]
+            later = [at for at in left if is_moving(replies[at])]
             left = sorted(moved + asking + later)
             if not left:
                 break

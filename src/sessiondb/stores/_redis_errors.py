@@ -39,6 +39,7 @@ _CURES = {
     "MOVED": "is a node of a cluster. Write redis+cluster:// (in a cluster: its slots keep moving; wait)",
 }
 _WORDS = (
+    ("non local key", "TRYAGAIN"),
     ("max number of clients", "max"),
     ("ERR AUTH", "NOUSER"),
     ("sent AUTH, but no password", "NOUSER"),

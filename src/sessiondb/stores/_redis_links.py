@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from sessiondb.core.change import Create, SignIn
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_list_scripts as scripts
 from sessiondb.stores import _redis_rows as rows
-from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._redis_keys import Keys
 from sessiondb.stores._redis_nodes import Keyed, call
 

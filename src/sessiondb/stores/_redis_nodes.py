@@ -15,7 +15,8 @@ import hiredis
 
 from sessiondb.stores._pool import Pool
 from sessiondb.stores._redis_connection import Access, Command, Connection, ConnectionLost, NotConnected, connect
-from sessiondb.stores._redis_scripts import ALL, Script
+from sessiondb.stores._redis_script import Script
+from sessiondb.stores._redis_scripts import ALL
 
 Address = tuple[str, int]
 Keyed = tuple[bytes, Command]
@@ -193,3 +194,8 @@ def _no_primary(error: Exception | None) -> Exception:
 def begins(reply: object, word: str) -> bool:
     """Whether ``reply`` is the error that ``word`` names."""
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(word)
+
+
+def is_moving(reply: object) -> bool:
+    """Whether ``reply`` says that some of its keys are on their way to another node; nothing was done."""
+    return begins(reply, "TRYAGAIN") or (isinstance(reply, hiredis.ReplyError) and "non local key" in str(reply))

@@ -8,7 +8,6 @@ from functools import lru_cache
 import msgspec
 
 from sessiondb.core.change import Create, End, Update
-from sessiondb.core.events import Event, EventType
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
@@ -19,7 +18,6 @@ _KEY = b"d:"
 _COLON = ord(":")
 _EMPTY = b"{}"
 _encode = msgspec.json.Encoder().encode
-_decode_details = msgspec.json.Decoder(dict[str, str | int]).decode
 
 
 def to_record(flat: Sequence[bytes]) -> Record | None:
@@ -165,30 +163,6 @@ def cap_arguments(caps: Caps) -> list[str | int]:
 def purged_at(tombstone: Record) -> int:
     """When it goes. Those of older versions have only one time."""
     return tombstone.check_at if tombstone.purge_at is None else tombstone.purge_at
-
-
-def event_fields(event: Event) -> list[bytes | str | int]:
-    """The fields of a stream's entry."""
-    fields: list[bytes | str | int] = ["type", str(event.type), "at", event.at]
-    for name, value in (("sid", event.sid), ("user_id", event.user_id), ("reason", event.reason), ("ip", event.ip)):
-        if value is not None:
-            fields += (name, value)
-    if event.details:
-        fields += ("details", _encode(event.details))
-    return fields
-
-
-def to_event(flat: Sequence[bytes]) -> Event:
-    """The event in an entry of the stream."""
-    pairs = iter(flat)
-    found = {field.decode(): value for field, value in zip(pairs, pairs, strict=True)}
-    texts = {name: found[name].decode() for name in ("sid", "user_id", "reason", "ip") if name in found}
-    return Event(
-        type=EventType(found["type"].decode()),
-        at=int(found["at"]),
-        details=_decode_details(found["details"]) if "details" in found else {},
-        **texts,
-    )
 
 
 def sids_of(members: Sequence[bytes]) -> list[Sid]:

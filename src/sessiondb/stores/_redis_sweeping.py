@@ -12,9 +12,10 @@ from sessiondb.core.errors import StoreError
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_calls as calling
 from sessiondb.stores import _redis_links as links
+from sessiondb.stores import _redis_list_scripts as scripts
 from sessiondb.stores import _redis_rows as rows
-from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._redis_nodes import Keyed, call
 from sessiondb.stores._redis_users import Ending, end_all, glance, glance_with_links, list_as_ended
 from sessiondb.stores.base import SWEEP_GRACE, Cutoffs, Ended, Swept
@@ -35,6 +36,8 @@ async def sweep(store: RedisStore, cutoffs: Cutoffs, limit: int) -> Swept:
         [mine] = await store.run([call(scripts.TURN, [store.keys.turn], cutoffs.worker, cutoffs.now, until)])
         if not mine:
             return Swept()
+    if store.is_cluster:
+        await calling.settle_due(store, cutoffs.now)
     sids = await _due(store, cutoffs.now, limit)
     expired: list[Record] = []
     purges: list[Sid] = []

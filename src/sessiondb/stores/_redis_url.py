@@ -16,8 +16,18 @@ from sessiondb.stores._redis_nodes import Address, SingleServer, Wait, sentinel
 _PREFIX = re.compile(r"[A-Za-z0-9_:.-]{1,64}", re.ASCII).fullmatch
 _SSL = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 _OF_SENTINELS = ("sentinel_username", "sentinel_password")
-_OPTIONS = ("prefix", "pool_size", "connect_timeout", "wait_replicas", "wait_timeout", *_OF_SENTINELS, *_SSL)
+_OPTIONS = (
+    "prefix",
+    "pool_size",
+    "connect_timeout",
+    "wait_replicas",
+    "wait_timeout",
+    "max_events",
+    *_OF_SENTINELS,
+    *_SSL,
+)
 _PORT, _SENTINEL_PORT = 6379, 26379
+_LEAST = {"pool_size": 1, "wait_replicas": 0, "max_events": 1000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +43,15 @@ class Settings:
       server, ``?connect_timeout=2`` is in seconds.
     * ``?wait_replicas=1``: logins and ends are answered when so many replicas have them; if they do not within
       ``?wait_timeout=1`` (seconds), with ``StoreUnavailable(outcome="unconfirmed")``. Default 0: nobody is waited for.
+    * ``?max_events=1000000``: the most events that the audit trail may have, so that it never fills the memory. Above
+      it the oldest are dropped, which is logged as an error and found by verifying: keep events for a shorter time.
     * With TLS: ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile`` (paths), ``ssl_cert_reqs=none``.
     """
 
     where: str
     prefix: str
+    of_cluster: bool
+    max_events: int
     wait: Wait | None
     make: Callable[[], SingleServer | Cluster]
 
@@ -98,6 +112,7 @@ def parse(url: str) -> Settings:
     size = int(_number(scheme, options, "pool_size", 4, 1000))
     replicas = int(_number(scheme, options, "wait_replicas", 0, 100))
     milliseconds = int(_number(scheme, options, "wait_timeout", 1.0, 60.0) * 1000)
+    max_events = int(_number(scheme, options, "max_events", 1_000_000, 1e9))
     where = hosts or "localhost"
     to_sentinels = Access(
         username=options.get("sentinel_username"),
@@ -119,7 +134,8 @@ def parse(url: str) -> Settings:
 
         return SingleServer(find, access, size)
 
-    return Settings(where, prefix, Wait(replicas, milliseconds) if replicas else None, make)
+    wait = Wait(replicas, milliseconds) if replicas else None
+    return Settings(where, prefix, kind == "cluster", max_events, wait, make)
 
 
 def _address(scheme: str, text: str, default: int) -> Address:
@@ -136,10 +152,10 @@ def _number(scheme: str, options: dict[str, str], name: str, default: float, mos
         value = default if text is None else float(text)
     except ValueError:
         value = float("nan")
-    is_count = name in ("pool_size", "wait_replicas")
-    if not (0 if name == "wait_replicas" else 0.1) <= value <= most or (is_count and value != int(value)):
-        kind = "a whole number" if is_count else "a number of seconds"
-        raise ConfigurationError(f"{scheme}://: {name} is {text!r}; use {kind} up to {most:g}.")
+    is_count = name in _LEAST
+    if not _LEAST.get(name, 0.1) <= value <= most or (is_count and value != int(value)):
+        kind = f"a whole number from {_LEAST[name]:,}" if is_count else "a number of seconds"
+        raise ConfigurationError(f"{scheme}://: {name} is {text!r}; use {kind} up to {most:,g}.")
     return value
 
 

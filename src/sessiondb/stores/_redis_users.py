@@ -10,11 +10,13 @@ from sessiondb.core.errors import StoreError
 from sessiondb.core.policy import SECOND, Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_change_scripts as change_scripts
 from sessiondb.stores import _redis_links as links
+from sessiondb.stores import _redis_list_scripts as scripts
 from sessiondb.stores import _redis_rows as rows
-from sessiondb.stores import _redis_scripts as scripts
 from sessiondb.stores._limit import not_before_of, rivals_of
 from sessiondb.stores._redis_nodes import Keyed, begins, call
+from sessiondb.stores._redis_script import GARBAGE_AFTER_MS
 from sessiondb.stores._steps import undecided
 from sessiondb.stores._terms import is_in_state
 from sessiondb.stores.base import Admission, Ended, Login, Page, Query
@@ -80,7 +82,7 @@ async def admit(store: RedisStore, login: Login) -> Admission:
     if login.per_user is None or len(met) <= login.per_user:
         met = []
     own, listed, not_before = keys.session(login.sid), keys.user(login.user_id), keys.not_before(login.user_id)
-    oldest = login.now - scripts.GARBAGE_AFTER_MS * 1000
+    oldest = login.now - GARBAGE_AFTER_MS * 1000
     others = [keys.not_before(name) for name in login.also]
     (rev, ended_at, reason), held, members, _, _, *rest = await store.run(
         [
@@ -168,7 +170,7 @@ async def end_all(
     is_first = True
     for start in range(0, len(sids), CHUNK):
         part = sids[start : start + CHUNK]
-        commands = [call(scripts.END, [store.keys.session(sid)], *how.arguments()) for sid in part]
+        commands = [call(change_scripts.END, [store.keys.session(sid)], *how.arguments()) for sid in part]
         if not how.is_due:
             commands += [(due := store.keys.due(sid), ("ZADD", due, "LT", how.check_at, sid)) for sid in part]
         try:

@@ -2,12 +2,13 @@
 
 Every write is one guarded script on one key. Lists of users and of what is to be swept are indexes beside it: they are
 written before the session, they may name too much but never too little, and whoever reads them looks at the sessions.
+Changes that bring events are one script on one server; in a cluster they are laid down before they count.
 What was answered is as durable as the server's ``appendonly`` and ``appendfsync`` say.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -18,12 +19,19 @@ from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreUna
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_calls as calling
 from sessiondb.stores import _redis_changes as changing
 from sessiondb.stores import _redis_counting as counting
+from sessiondb.stores import _redis_erasing as erasing
+from sessiondb.stores import _redis_purging as purging
 from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_sweeping as sweeping
+from sessiondb.stores import _redis_together as together
+from sessiondb.stores import _redis_trail as trails
 from sessiondb.stores import _redis_users as users
+from sessiondb.stores import _redis_watching as watching
 from sessiondb.stores._per_loop import PerLoop
 from sessiondb.stores._redis_cluster import Cluster
 from sessiondb.stores._redis_connection import ConnectionLost
@@ -36,6 +44,7 @@ from sessiondb.stores.base import (
     Admission,
     Batching,
     ChangeResult,
+    Counter,
     Cutoffs,
     Ended,
     EventPage,
@@ -43,8 +52,12 @@ from sessiondb.stores.base import (
     Login,
     Page,
     PartlyLoaded,
+    Position,
+    Profile,
     Query,
+    Sheet,
     Stats,
+    Stream,
     Swept,
 )
 
@@ -58,12 +71,17 @@ class RedisStore:
     """
 
     name = "redis"
-    batching = Batching(loads=128, changes=64, in_flight=4, touches=128)
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
+        # Events are on another node of a cluster than the session: together they take four round trips.
+        self.batching = Batching(
+            loads=128, changes=64, in_flight=4, touches=128, together=not self._settings.of_cluster
+        )
         self.keys = Keys(self._settings.prefix)
         self.met = users.Met()
+        self.bound = purging.Bound(self._settings.max_events)
+        self.calls = calling.Calls()
         self._nodes: PerLoop[SingleServer | Cluster] = PerLoop("Redis", self._settings.make)
 
     def __repr__(self) -> str:
@@ -186,17 +204,19 @@ class RedisStore:
         return cast("list[Record | None]", found)
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
-        """See ``Store.apply``; the events follow the changes in the same burst.
+        """See ``Store.apply``.
 
         With ``?wait_replicas=`` a login or an end that too few replicas have confirmed in time has been written, and
         is answered ``StoreUnavailable(outcome="unconfirmed")``.
         """
         if len({change.sid for change in changes}) != len(changes):
             raise ValueError("the sids of the changes in one call must be unique")
-        if not changes:
-            await self.append(events)
-            return []
-        return await changing.apply(self, changes, events)
+        await calling.settle_before(self, changes)
+        if not events:
+            return await changing.apply(self, changes)
+        if changes and self.is_cluster:
+            return await calling.apply(self, changes, events)
+        return await together.apply(self, changes, events)
 
     # -- by user, sweeping, events, counts ----------------------------------------------------------------
 
@@ -235,11 +255,67 @@ class RedisStore:
 
     async def append(self, events: Sequence[Event]) -> None:
         """See ``Store.append``."""
-        await self.run(changing.event_commands(self.keys, events), "unknown")
+        await trails.append(self, events)
 
     async def events(self, query: EventQuery) -> EventPage:
-        """See ``Store.events``; looks through the stream, newest first."""
-        return await counting.events(self, query)
+        """See ``Store.events``; by type and time alone it looks through all that are newer than what it finds."""
+        return await trails.events(self, query)
+
+    async def streams(self) -> list[Stream]:
+        """See ``Store.streams``."""
+        return await trails.streams(self)
+
+    async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
+        """See ``Store.trail``."""
+        return await trails.trail(self, stream, after, limit)
+
+    async def purge_events(self, through: Mapping[str, int]) -> int:
+        """See ``Store.purge_events``."""
+        return await purging.purge(self, through)
+
+    # -- persons, and what is kept about logins -----------------------------------------------------------
+
+    async def blank(self, places: Sequence[Position], groups: Collection[Group]) -> int:
+        """See ``Store.blank``."""
+        return await erasing.blank(self, places, groups)
+
+    async def forget_user(self, user_id: str) -> int:
+        """See ``Store.forget_user``."""
+        return await erasing.forget_user(self, user_id)
+
+    async def profile(self, user_id: str | None, counters: Sequence[Counter]) -> Profile:
+        """See ``Store.profile``."""
+        return await watching.profile(self, user_id, counters)
+
+    async def record_logins(self, logins: Sequence[tuple[str, bytes]], expires_at: int) -> None:
+        """See ``Store.record_logins``."""
+        await watching.record_logins(self, logins, expires_at)
+
+    async def drop_login(self, user_id: str, entry: bytes) -> bool:
+        """See ``Store.drop_login``."""
+        return await watching.drop_login(self, user_id, entry)
+
+    async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
+        """See ``Store.count``."""
+        await watching.count(self, bucket, adds, most, expires_at)
+
+    async def publish(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.publish``."""
+        await watching.publish(self, sheets)
+
+    async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
+        """See ``Store.sheets``."""
+        return await watching.sheets(self, kind, since, until)
+
+    async def withdraw(self, sheets: Sequence[Sheet]) -> None:
+        """See ``Store.withdraw``."""
+        await watching.withdraw(self, sheets)
+
+    async def expire(self, now: int, limit: int) -> int:
+        """Nothing: the server expires by itself."""
+        return 0
+
+    # -- counts, and mending ------------------------------------------------------------------------------
 
     async def stats(self) -> Stats:
         """See ``Store.stats``; above some thousands of sessions from a sample."""

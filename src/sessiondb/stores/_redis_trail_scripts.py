@@ -1,0 +1,318 @@
+"""The Lua of the audit trail, all of whose keys are in one slot.
+
+Events have numbers, in the order in which they came, and are kept in lists of ``BLOCK``: that of the number is at
+``number % BLOCK`` in the list ``number / BLOCK``, and is overwritten there when it is blanked (empty: it is gone). A
+stream is a list of numbers, of which the first is that of its lowest ``seq`` (empty: that event is not there). A few
+lists of numbers name events by what they are about; see ``_redis_trail``.
+"""
+
+from __future__ import annotations
+
+from sessiondb.stores._redis_script import script
+
+BLOCK = 128
+MOST_AHEAD = 10_000  # how far from the others of its stream an event may be: what is between takes memory, too
+
+_NUMBERS = """
+local function text(number) return string.format('%.0f', number) end
+local function block_of(number) return math.floor(number / BLOCK) end
+""".replace("BLOCK", str(BLOCK))
+
+# Reads what is needed to write the events that ARGV has from ``v`` on into KEYS from ``k`` on. Returns a problem, or
+# nil and what writes and answers. KEYS: state, blocks, the streams, then a list for each stream, then lists of names.
+# ARGV: what the keys of blocks begin with, 1 if no place may be taken by another event (else what is there is left as
+# it is), the numbers of streams, of lists of names and of events, the names of the streams; then for each event its
+# stream, seq, value and up to three lists of names (0: none), by their places here. Problems: 'taken' or 'far', stream,
+# seq; or 'odd': a part of the trail is missing, or moves. The answer is how many events were written, and how many
+# there are.
+SEALED = (
+    _NUMBERS
+    + """
+local function sealed(k, v)
+  local state, blocks, streams = KEYS[k], KEYS[k + 1], KEYS[k + 2]
+  local prefix, strict = ARGV[v], ARGV[v + 1] == '1'
+  local stream_count, name_count, event_count = tonumber(ARGV[v + 2]), tonumber(ARGV[v + 3]), tonumber(ARGV[v + 4])
+  local first_list, first_names, names_at, events_at = k + 2, k + 2 + stream_count, v + 4, v + 4 + stream_count
+  local held = redis.call('HMGET', state, 'next', 'count')
+  local count = tonumber(held[2] or 0)
+  redis.call('ZCARD', blocks)
+  for at = 1, name_count do redis.call('LLEN', KEYS[first_names + at]) end
+  local base, length = {}, {}
+  for at = 1, stream_count do
+    base[at] = tonumber(redis.call('HGET', streams, ARGV[names_at + at]) or nil)
+    length[at] = redis.call('LLEN', KEYS[first_list + at])
+    if not base[at] ~= (length[at] == 0) then return {'odd'} end
+  end
+  -- Where the next ones go: behind a block that is not as it was left.
+  local number = tonumber(held[1] or BLOCK)
+  local function find_place()
+    while redis.call('LLEN', prefix .. block_of(number)) ~= number % BLOCK do
+      number = (block_of(number) + 1) * BLOCK
+    end
+  end
+  find_place()
+  local fresh, seen, low, high = {}, {}, {}, {}
+  for at = events_at + 1, events_at + 6 * event_count, 6 do
+    local stream, seq, place = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at] .. ':' .. ARGV[at + 1]
+    local there, first = seen[place], base[stream]
+    if not there and first and seq >= first and seq < first + length[stream] then
+      local own = redis.call('LINDEX', KEYS[first_list + stream], seq - first)
+      if own ~= '' then
+        there = redis.call('LINDEX', prefix .. block_of(tonumber(own)), tonumber(own) % BLOCK) or ''
+      end
+    end
+    if not there then
+      local lowest = low[stream] or first or seq
+      local highest = high[stream] or first and first + length[stream] - 1 or seq
+      if seq > highest + MOST_AHEAD or seq < lowest - MOST_AHEAD then
+        return {'far', ARGV[names_at + stream], ARGV[at + 1]}
+      end
+      low[stream], high[stream] = math.min(lowest, seq), math.max(highest, seq)
+      seen[place] = ARGV[at + 2]
+      if number % BLOCK == 0 then find_place() end
+      fresh[#fresh + 1] = {stream, seq, at, number}
+      number = number + 1
+    elseif strict and there ~= ARGV[at + 2] then
+      return {'taken', ARGV[names_at + stream], ARGV[at + 1]}
+    end
+  end
+  return nil, function()
+    if #fresh == 0 then return {'ok', 0, count} end
+    local moved = {}
+    for at = 1, #fresh do
+      local stream, seq, from, own = unpack(fresh[at])
+      local list, name = KEYS[first_list + stream], text(own)
+      if own % BLOCK == 0 then
+        local block = text(block_of(own))
+        redis.call('ZADD', blocks, block, block)
+      end
+      redis.call('RPUSH', prefix .. block_of(own), ARGV[from + 2])
+      for offset = 3, 5 do
+        local names = tonumber(ARGV[from + offset])
+        if names > 0 then redis.call('RPUSH', KEYS[first_names + names], name) end
+      end
+      if not base[stream] then base[stream], moved[stream] = seq, true end
+      local index = seq - base[stream]
+      if index < 0 then
+        for _ = index, -2 do redis.call('LPUSH', list, '') end
+        redis.call('LPUSH', list, name)
+        base[stream], length[stream], moved[stream] = seq, length[stream] - index, true
+      elseif index < length[stream] then
+        redis.call('LSET', list, index, name)
+      else
+        for _ = length[stream], index - 1 do redis.call('RPUSH', list, '') end
+        redis.call('RPUSH', list, name)
+        length[stream] = index + 1
+      end
+    end
+    for stream in pairs(moved) do
+      redis.call('HSET', streams, ARGV[names_at + stream], text(base[stream]))
+    end
+    count = count + #fresh
+    redis.call('HSET', state, 'next', text(number), 'count', text(count))
+    return {'ok', #fresh, count}
+  end
+end
+""".replace("BLOCK", str(BLOCK)).replace("MOST_AHEAD", str(MOST_AHEAD))
+)
+
+APPEND = script(
+    SEALED,
+    """
+local problem, write = sealed(1, 1)
+if problem then return problem end
+return write()
+""",
+)
+
+# The numbers of a stream's events. KEYS: the streams, the list of this one. ARGV: its name, after which seq, how many.
+RANGE = script(
+    """
+local base = redis.call('HGET', KEYS[1], ARGV[1])
+if not base then return {} end
+local found, most = {}, tonumber(ARGV[3])
+local at = math.max(0, tonumber(ARGV[2]) + 1 - tonumber(base))
+while #found < most do
+  local part = redis.call('LRANGE', KEYS[2], at, at + most - 1)
+  if #part == 0 then break end
+  for _, number in ipairs(part) do
+    if number ~= '' and #found < most then found[#found + 1] = number end
+  end
+  at = at + most
+end
+return found
+"""
+)
+
+# The numbers of the events of a stream at some places (empty: none). KEYS: as RANGE. ARGV: its name, then the seqs.
+PLACES = script(
+    """
+local base = redis.call('HGET', KEYS[1], ARGV[1])
+local found = {}
+for at = 2, #ARGV do
+  local index = base and tonumber(ARGV[at]) - tonumber(base) or -1
+  found[at - 1] = index >= 0 and redis.call('LINDEX', KEYS[2], index) or ''
+end
+return found
+"""
+)
+
+# The newest numbers in a list of names. KEYS: the list. ARGV: below which (empty: any), how many. Numbers only grow.
+NAMED = script(
+    """
+local key, most = KEYS[1], tonumber(ARGV[2])
+local high = redis.call('LLEN', key)
+if ARGV[1] ~= '' then
+  local low, below = 0, tonumber(ARGV[1])
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if tonumber(redis.call('LINDEX', key, middle)) < below then low = middle + 1 else high = middle end
+  end
+end
+if high == 0 then return {} end
+return redis.call('LRANGE', key, math.max(0, high - most), high - 1)
+"""
+)
+
+# Events by their numbers. KEYS: blocks. ARGV: how many texts, and those that a value must hold (else, and where there
+# is none, it is empty); then for each block how many of its events, and their places in it.
+FETCH = script(
+    """
+local texts = tonumber(ARGV[1])
+local found, at = {}, texts + 2
+for _, block in ipairs(KEYS) do
+  local last = at + tonumber(ARGV[at])
+  for place = at + 1, last do
+    local value = redis.call('LINDEX', block, ARGV[place]) or ''
+    for number = 2, texts + 1 do
+      if value ~= '' and not string.find(value, ARGV[number], 1, true) then value = '' end
+    end
+    found[#found + 1] = value
+  end
+  at = last + 1
+end
+return found
+"""
+)
+
+# Events newest first, as numbers and values. KEYS: blocks, newest first. ARGV: below which number (empty: any), since
+# and until when (microseconds; empty: ever), how many at most, how many texts, and those that a value must hold; then
+# the numbers of the blocks. It may give some too many: times are compared where they are as they always are.
+SCAN = script(
+    _NUMBERS,
+    """
+local below, since, until_ = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local most, texts = tonumber(ARGV[4]), tonumber(ARGV[5])
+local found = {}
+local function wanted(value)
+  for number = 6, texts + 5 do
+    if not string.find(value, ARGV[number], 1, true) then return false end
+  end
+  if since or until_ then
+    -- As MessagePack: an array of more than 15, then an unsigned integer of eight bytes.
+    local kind, a, b, c, d, e, f, g, h = string.byte(value, 4, 12)
+    if kind == 207 then
+      local at = ((((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g) * 256 + h
+      return (not since or at >= since) and (not until_ or at < until_)
+    end
+  end
+  return true
+end
+for place, key in ipairs(KEYS) do
+  local begin, values = tonumber(ARGV[texts + 5 + place]) * BLOCK, redis.call('LRANGE', key, 0, -1)
+  for at = #values, 1, -1 do
+    local number = begin + at - 1
+    if values[at] ~= '' and (not below or number < below) and wanted(values[at]) then
+      found[#found + 1] = text(number)
+      found[#found + 1] = values[at]
+      if #found >= 2 * most then return found end
+    end
+  end
+end
+return found
+""".replace("BLOCK", str(BLOCK)),
+)
+
+# Another value in the place of an event, if it is as it was read. KEYS: its block, and the lists of names that it
+# leaves. ARGV: its place in the block, the value that was read, the new one, its number.
+REPLACE = script(
+    """
+if redis.call('LINDEX', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('LSET', KEYS[1], ARGV[1], ARGV[3])
+for at = 2, #KEYS do redis.call('LREM', KEYS[at], 1, ARGV[4]) end
+return 1
+"""
+)
+
+# An empty block goes, unless the next event comes there.
+_TIDY = """
+local function is_empty(key)
+  for at = 0, BLOCK - 1, 16 do
+    for _, value in ipairs(redis.call('LRANGE', key, at, at + 15)) do
+      if value ~= '' then return false end
+    end
+  end
+  return true
+end
+local function tidy(state, blocks, key, name)
+  if tonumber(name) ~= block_of(tonumber(redis.call('HGET', state, 'next') or 0)) and is_empty(key) then
+    redis.call('DEL', key)
+    redis.call('ZREM', blocks, name)
+  end
+end
+""".replace("BLOCK", str(BLOCK))
+
+# KEYS: state, blocks, a block. ARGV: its number.
+TIDY = script(
+    _NUMBERS,
+    _TIDY,
+    """
+tidy(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
+return 1
+""",
+)
+
+# Deletes events of one stream. KEYS: state, blocks, the streams, the list of this one, then blocks, then lists of
+# names. ARGV: the name of the stream, 1 if they have to go for want of room, how many blocks and their numbers; then
+# for each event its seq and number, its block and up to three lists of names (0: none), by their places here. Answers
+# how many there were.
+DELETE = script(
+    _NUMBERS,
+    _TIDY,
+    """
+local state, blocks, streams, list = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local stream, block_count = ARGV[1], tonumber(ARGV[3])
+local base = tonumber(redis.call('HGET', streams, stream) or nil)
+if not base then return 0 end
+local gone, touched = 0, {}
+for at = block_count + 4, #ARGV, 6 do
+  local index, number, block = tonumber(ARGV[at]) - base, ARGV[at + 1], tonumber(ARGV[at + 2])
+  if index >= 0 and redis.call('LINDEX', list, index) == number then
+    redis.call('LSET', list, index, '')
+    if redis.call('LINDEX', KEYS[4 + block], tonumber(number) % BLOCK) then
+      redis.call('LSET', KEYS[4 + block], tonumber(number) % BLOCK, '')
+    end
+    for offset = 3, 5 do
+      local names = tonumber(ARGV[at + offset])
+      if names > 0 then redis.call('LREM', KEYS[4 + block_count + names], 1, number) end
+    end
+    gone, touched[block] = gone + 1, true
+  end
+end
+if gone == 0 then return 0 end
+-- A stream begins and ends with an event.
+local first = 0
+while redis.call('LINDEX', list, first) == '' do first = first + 1 end
+redis.call('LTRIM', list, first, -1)
+while redis.call('LINDEX', list, -1) == '' do redis.call('RPOP', list) end
+if redis.call('LLEN', list) == 0 then
+  redis.call('HDEL', streams, stream)
+else
+  redis.call('HSET', streams, stream, text(base + first))
+end
+redis.call('HINCRBY', state, 'count', -gone)
+if ARGV[2] == '1' then redis.call('HINCRBY', state, 'dropped', gone) end
+for block in pairs(touched) do tidy(state, blocks, KEYS[4 + block], ARGV[3 + block]) end
+return gone
+""".replace("BLOCK", str(BLOCK)),
+)
