@@ -51,7 +51,7 @@ async def test_a_replica_set_loses_nothing(url: str) -> None:
     assert problems(report) == []
     assert finding(report, "members").level == "note"  # one member: its machine is all there is
     assert finding(report, "write concern").found == "w=majority"
-    assert finding(report, "indexes").found == "all 7 there"
+    assert finding(report, "indexes").found == "all 15 there"
     assert [one.survives for one in report.durability] == [True, True, True]
 
 

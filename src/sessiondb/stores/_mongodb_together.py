@@ -84,7 +84,7 @@ async def write_together(
     if not changes or isinstance(reason, StoreUnavailable):
         raise reason
     if len(changes) > 1:
-        raise NotTogether("One of the changes, or their events, cannot be written, so nothing was.") from reason
+        raise NotTogether(f"One of the changes or events cannot be written, so nothing was. {reason}") from reason
     return [reason]
 
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Collection as AnyOf
 from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import Any
 
 from bson import encode
@@ -175,14 +176,10 @@ async def streams(collection: Collection) -> list[Stream]:
     firsts, lasts = await asyncio.gather(
         _first_of_each(collection, ASCENDING, "$seq"), _first_of_each(collection, DESCENDING, "$$ROOT")
     )
-    begins = {document["_id"]: int(document["first"]) for document in firsts}
+    begins = {one["_id"]: int(one["first"]) for one in firsts if isinstance(one["first"], int)}
+    ends = {one["_id"]: one["first"] for one in lasts if isinstance(one["_id"], str)}
     # One that is in one answer only has begun, or was purged, meanwhile.
-    found = [document for document in lasts if document["_id"] in begins]
-    return [
-        Stream(name, begins[name], to_event(document["first"]))
-        for document in sorted(found, key=lambda document: str(document["_id"]))
-        if isinstance(name := document["_id"], str)
-    ]
+    return [Stream(name, begins[name], to_event(ends[name])) for name in sorted(ends.keys() & begins.keys())]
 
 
 async def _first_of_each(collection: Collection, direction: int, what: str) -> list[dict[str, Any]]:
@@ -194,7 +191,7 @@ async def _first_of_each(collection: Collection, direction: int, what: str) -> l
 
 
 def to_event(document: Mapping[str, Any]) -> Event:
-    """The event in a document. What somebody has spoilt is as if it were not there: who verifies finds it missing."""
+    """The event in a document. One that somebody has spoilt is read too, and is found by who verifies it."""
     get = document.get
     try:
         type_, stream, previous = document["type"], document["stream"], document["previous"]
@@ -210,7 +207,7 @@ def to_event(document: Mapping[str, Any]) -> Event:
             return _mended(document)
         return Event(
             type=type_,
-            at=int(document["at"]),
+            at=index(document["at"]),
             sid=sid,
             user_id=user_id,
             actor=actor,
@@ -220,7 +217,7 @@ def to_event(document: Mapping[str, Any]) -> Event:
             personal=_plain(document["personal"]) if "personal" in document else {},
             seal=Seal(
                 stream,
-                int(document["seq"]),
+                index(document["seq"]),
                 previous,
                 whose,
                 whoever,
@@ -230,7 +227,7 @@ def to_event(document: Mapping[str, Any]) -> Event:
                 where_salt,
             ),
         )
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError):
         return _mended(document)
 
 
@@ -238,28 +235,29 @@ def _plain(found: dict[str, str | int]) -> dict[str, str | int]:
     # BSON's 64-bit integers come as a type of their own, which must not get out of here.
     if _PLAIN.issuperset(map(type, found.values())):
         return found
-    return {
-        name: int(value) if isinstance(value, int) else value
-        for name, value in found.items()
-        if isinstance(value, (int, str))
-    }
+    return {name: int(value) if isinstance(value, int) else _as(str, value, "", "") for name, value in found.items()}
+
+
+def _as(kind: type, value: Any, otherwise: Any, spoilt: Any) -> Any:
+    """``value``, ``otherwise`` if there is none, ``spoilt`` if it is of another kind."""
+    return value if isinstance(value, kind) else otherwise if value is None else spoilt
 
 
 def _mended(document: Mapping[str, Any]) -> Event:
-    def of(kind: type, name: str, otherwise: Any = None) -> Any:
-        value = document.get(name)
-        return value if isinstance(value, kind) else otherwise
-
+    """The event in a document that has something of a wrong kind, in whose place is what nobody has sealed."""
+    get = document.get
     seal = None
-    if isinstance(document.get("stream"), str):
-        commitments = (of(bytes, f"{group}_commitment", b"") for group in GROUPS)
-        salts = (of(bytes, f"{group}_salt") for group in GROUPS)
-        seal = Seal(document["stream"], int(of(int, "seq", 0)), of(bytes, "previous", b""), *commitments, *salts)
+    if isinstance(stream := get("stream"), str):
+        commitments = (_as(bytes, get(f"{group}_commitment"), b"", b"?") for group in GROUPS)
+        salts = (_as(bytes, get(f"{group}_salt"), None, b"?") for group in GROUPS)
+        seal = Seal(
+            stream, int(_as(int, get("seq"), 0, 0)), _as(bytes, get("previous"), b"", b""), *commitments, *salts
+        )
     return Event(
-        type=of(str, "type", ""),
-        at=int(of(int, "at", 0)),
-        details=_plain(of(dict, "details", {})),
-        personal=_plain(of(dict, "personal", {})),
+        type=_as(str, get("type"), "", ""),
+        at=int(_as(int, get("at"), 0, 0)),
+        details=_plain(_as(dict, get("details"), {}, {"": ""})),
+        personal=_plain(_as(dict, get("personal"), {}, {"": ""})),
         seal=seal,
-        **{name: of(str, name) for name in ("sid", "user_id", "actor", "reason", "ip")},
+        **{name: _as(str, get(name), None, "") for name in ("sid", "user_id", "actor", "reason", "ip")},
     )
