@@ -41,6 +41,7 @@ class Clients:
         self.privacy = privacy
         self.geo = geo
         self.entries = Entries(REMEMBERED)
+        self.recent = self.entries.young
 
     def sighting(self, ip: str | None, user_agent: bytes | None) -> Sighting:
         """What is stored of a client."""
@@ -75,6 +76,8 @@ class Clients:
             entry = self.entries.get(record.sid) or self._enter(record, ip, agent, state.began_at)
         if (ip, agent) != (entry.ip, entry.agent):
             self._move(state, record, entry, ip, agent)
+        if agent is not None:
+            entry.agent_at = [*visitor.headers].index(agent)
         entry.requests += 1
         entry.last = state.began_at
 
@@ -125,6 +128,12 @@ class Clients:
         entry.produced, entry.produced_at = client, now
         return client if client != record.client_last else None
 
+    def rests(self, record: Record, until: int, caps: object) -> None:
+        """No touch of ``record`` is due before ``until``; requests until then need not work that out."""
+        entry = self.recent.get(record.sid)
+        if entry is not None:
+            entry.due_at, entry.idle, entry.caps = until, record.idle, caps
+
     def _base(self, record: Record, entry: Entry) -> bytes:
         """What the next touch adds to: the record, or what this process has written and the record does not show."""
         return entry.produced if entry.produced_at >= record.last_seen_at else record.client_last
@@ -133,14 +142,25 @@ class Clients:
 def note_request(state: State, record: Record) -> None:
     """Count a request of ``record``, once; and see whether it comes from where the one before came from.
 
-    With ``state.touch_due``, a touch is due at once.
+    Then ``state.touch_due`` says that a touch is due at once, and ``state.rests`` that none is due.
     """
-    clients = state.runtime.clients
+    runtime = state.runtime
+    entry = runtime.clients.recent.get(record.sid)
     visitor = state.visitor
-    entry = clients.entries.young.get(record.sid)
     address = visitor.address
-    if entry is not None and address is not None and address[0] == entry.ip and entry.agent in visitor.headers:  # type: ignore[operator]
-        entry.requests += 1
-        entry.last = state.began_at
-    elif not visitor.is_nobody:
-        clients.look(state, record, entry)
+    at = state.began_at
+    if entry is not None and address is not None and address[0] == entry.ip:
+        headers = visitor.headers
+        try:
+            # Mostly it is where it was before, which is quicker to see.
+            same = headers[entry.agent_at] == entry.agent  # type: ignore[index]
+        except (IndexError, TypeError):
+            same = False
+        if same or entry.agent in headers:  # type: ignore[operator]
+            entry.requests += 1
+            entry.last = at
+            if at < entry.due_at and record.idle == entry.idle and runtime.caps is entry.caps:
+                state.rests = True
+            return
+    if not visitor.is_nobody:
+        runtime.clients.look(state, record, entry)

@@ -51,7 +51,7 @@ async def commit(session: dict[str, Any], state: State) -> str | None:
     first = note_use(state)
     delta = state.delta(session)
     if state.staged is None and delta is None:
-        if first and state.record is not None:
+        if first and state.record is not None and not state.rests:
             touch_when_due(state, state.record)
         return None
     while state.committing:
@@ -100,7 +100,7 @@ def is_settled(session: dict[str, Any], state: State) -> bool:
         if not state.noted and note_use(state):
             if state.staged is not None:
                 return False
-            if state.record is not None:
+            if state.record is not None and not state.rests:
                 touch_when_due(state, state.record)
         return True
     return not state.written

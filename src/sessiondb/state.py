@@ -10,6 +10,7 @@ import msgspec
 from sessiondb.core import codec
 from sessiondb.core.policy import OnLimit
 from sessiondb.core.record import Auth, Record
+from sessiondb.core.risk import SAFE, Verdict
 from sessiondb.core.token import Token
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class State:
     impersonate a user. ``stands_in``: the session that is made takes the place of one that a refused login has ended.
     ``proving``: the token of a proof of identity that was begun and not heard of. ``signs_in_at`` when a staged sign-in
     will be dated: something is bound to them already. ``touch_due``: a touch is due at once, however old the last one
-    is; ``client_noticed``: ``client_changed`` has been called.
+    is, ``rests``: none is; ``client_noticed``: ``client_changed`` has been called. ``verdict``: what was thought of this request's login.
     """
 
     # Defaults of the class cost a request nothing; most requests change few of them.
@@ -148,7 +149,9 @@ class State:
     proving: Token | None = None
     signs_in_at: int | None = None
     touch_due: bool = False
+    rests: bool = False
     client_noticed: bool = False
+    verdict: Verdict = SAFE
     ended_reason: str | None = None
     block: Callable[[], None] | None = None
     committing: bool = False

@@ -26,6 +26,7 @@ def new_record(
     lifetime: str = DEFAULT,
     auth: Auth | None = None,
     issued: Token | None = None,
+    risk: bytes = b"{}",
 ) -> tuple[Record, Token]:
     """A record for a new session by the policy that ``lifetime`` names, and its token."""
     now = runtime.now()
@@ -47,6 +48,7 @@ def new_record(
         client_first=runtime.clients.as_first(client),
         client_last=client,
         auth=encode_auth(auth) if auth is not None else b"{}",
+        risk=risk,
         data=data,
     )
     return record, issued
@@ -100,9 +102,11 @@ def touch_when_due(state: State, record: Record) -> None:
     background = state.runtime.background
     if not state.touch_due:
         interval = state.runtime.touch_interval(record)
-        if state.began_at - record.last_seen_at < interval:
-            return
-        if state.began_at - background.seen(record.sid) < interval:
+        due_at = record.last_seen_at + interval
+        if state.began_at >= due_at:
+            due_at = background.seen(record.sid) + interval
+        if state.began_at < due_at:
+            state.runtime.clients.rests(record, due_at, state.runtime.caps)
             return
     touch = touch_with(state, record, state.began_at)
     if touch is not None:

@@ -80,8 +80,10 @@ def after(client: bytes, record: Record, visits: Iterable[Visit], now: Sighting,
         places = [place for place in places if place.last >= oldest]
     while len(places) > MOST_PLACES:
         places.remove(min(places, key=lambda place: place.last))
-    if len(places) == 1 and places[0].requests == total and places[0].first == record.created_at:
-        places = []
+    if len(places) == 1:
+        [only] = places
+        if (only.place, only.requests, only.first) == (now.place, total, record.created_at):
+            places = []
     return _encode(_Kept(now.ip, now.user_agent, now.country, now.network, total, places))
 
 
@@ -145,8 +147,10 @@ def sightings_of(record: Record) -> list[Sighting]:
 class Entry(msgspec.Struct, gc=False):
     """What one process knows of one session: from where it was last used, and what no touch has written yet.
 
-    ``agent`` is the request's header, to be looked for as it is. ``produced`` is the client JSON of the last touch, at
-    ``produced_at``: the record may not show it yet. ``hurried_at``: when a touch was last made due before its time.
+    ``agent`` is the request's header, to be looked for as it is, first at the place ``agent_at`` among the others.
+    ``produced`` is the client JSON of the last touch, at ``produced_at``: the record may not show it yet.
+    ``hurried_at``: when a touch was last made due before its time. Before ``due_at``, none is, as long as ``idle`` of
+    the record and ``caps`` of the policies stay what they are.
     """
 
     ip: str | None
@@ -155,6 +159,10 @@ class Entry(msgspec.Struct, gc=False):
     first: int
     last: int
     requests: int = 0
+    agent_at: int = 0
+    due_at: int = 0
+    idle: int = 0
+    caps: object = None
     earlier: list[Visit] = []
     produced: bytes = b""
     produced_at: int = -1
@@ -179,25 +187,27 @@ class Entry(msgspec.Struct, gc=False):
 class Entries:
     """The sessions that one process remembers: the newest ``most`` for certain, and never more than twice as many."""
 
-    __slots__ = ("_most", "old", "young")
+    __slots__ = ("_most", "_old", "young")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.young: dict[str, Entry] = {}
-        self.old: dict[str, Entry] = {}
+        self._old: dict[str, Entry] = {}
 
     def get(self, sid: str) -> Entry | None:
         """What is known of ``sid``."""
         entry = self.young.get(sid)
-        if entry is None and (entry := self.old.pop(sid, None)) is not None:
+        if entry is None and (entry := self._old.pop(sid, None)) is not None:
             self.add(sid, entry)
         return entry
 
     def add(self, sid: str, entry: Entry) -> None:
         """Remember ``entry``; who was not heard of for longest is forgotten."""
         if len(self.young) >= self._most:
-            self.old, self.young = self.young, {}
+            # The dictionary stays the same one: it is held where requests look.
+            self._old = self.young.copy()
+            self.young.clear()
         self.young[sid] = entry
 
     def __len__(self) -> int:
-        return len(self.young) + len(self.old)
+        return len(self.young) + len(self._old)
