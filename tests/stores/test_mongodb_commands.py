@@ -14,7 +14,8 @@ from sessiondb import open_store
 from sessiondb.core.change import Applied, Confirm, Gone, SignIn, Touch
 from sessiondb.core.policy import OnLimit
 from sessiondb.core.record import EndReason
-from sessiondb.stores.base import EventQuery, State
+from sessiondb.stores._mongodb_schema import indexes
+from sessiondb.stores.base import HISTORY_ENTRY_BYTES, Counter, EventQuery, Position, Sheet, State, Store
 from sessiondb.stores.mongodb import MongoDBStore
 from sessiondb.testing import ManualClock
 from sessiondb.testing.builders import DAY, HOUR
@@ -23,6 +24,7 @@ from sessiondb.testing.kit import Kit
 ON_LIMIT: tuple[OnLimit, ...] = ("end_oldest", "refuse")
 STATES: tuple[State, ...] = ("live", "ended", "all")
 STAGES = {"$addFields", "$set", "$project", "$unset", "$replaceRoot", "$replaceWith"}  # of an update
+IN_UPDATES = {"$set", "$unset", "$inc", "$max", "$min", "$push"}
 NEVER_EMPTY = {"$set", "$unset", "$inc", "$max", "$push", "$or", "$and", "$nor", "updates", "deletes", "documents"}
 IN_PARTIAL_INDEXES = {"$exists", "$gt", "$gte", "$lt", "$lte", "$eq", "$type", "$and"}
 
@@ -117,6 +119,7 @@ async def test_no_command_holds_what_mongod_refuses(kit: Kit, commands: Commands
     await store.end_where(kit.query("ann", not_before=kit.now), EndReason.REVOKED)
     await store.sweep(kit.cutoffs(kit.now + 90 * DAY), 100)
     await store.stats()
+    await do_the_rest(kit, store)
     kinds = {next(iter(command)) for command in commands.sent}
     assert {"findAndModify", "update", "delete", "insert", "find", "aggregate", "createIndexes"} <= kinds
     for command in commands.sent:
@@ -125,6 +128,8 @@ async def test_no_command_holds_what_mongod_refuses(kit: Kit, commands: Commands
             if name == "partialFilterExpression":
                 assert {inner for inner, _ in parts(value) if inner[0] == "$"} <= IN_PARTIAL_INDEXES
         for update in updates(command):
+            if isinstance(update, dict) and any(name[:1] == "$" for name in update):
+                assert update.keys() <= IN_UPDATES
             for stage in update if isinstance(update, list) else []:
                 [(name, fields)] = stage.items()
                 assert name in STAGES
@@ -134,6 +139,83 @@ async def test_no_command_holds_what_mongod_refuses(kit: Kit, commands: Commands
                     assert not isinstance(value, dict) or [key[0] for key in value] == ["$"], (field, value)
         fields = command.get("fields", command.get("projection", {}))
         assert len({bool(shown) for shown in fields.values()}) <= 1, "a projection includes or excludes"
+
+
+async def do_the_rest(kit: Kit, store: Store) -> None:
+    """The trail, histories, counters and sheets; and transactions of every kind of change."""
+    later, entry = kit.now + DAY, b"e" * HISTORY_ENTRY_BYTES
+    one, new = kit.record("ann", {"a": 1}), kit.record("ann")
+    await kit.put_in(store, one)
+    event = kit.event(sid=one.sid, user_id="ann", actor="bob", ip="::1", details={"a.b": "$c"}, personal={"$set": "x"})
+    await store.apply([kit.create(new), kit.update(one, {"$set": {}}, if_rev=9)], [event])
+    await store.apply([kit.update(one, {"$b": 1}), kit.touch(new), kit.create(kit.record())], [kit.event()])
+    await store.apply([kit.end(one), kit.create(new)], [kit.event()])
+    await store.append([kit.event(), event])
+    await store.events(EventQuery(actor="bob", type="x"))
+    for stream in await store.streams():
+        await store.trail(stream.name, 0, 2)
+        await store.blank([Position(stream.name, 1), Position(stream.name, 2)], {"who", "actor", "where"})
+        await store.purge_events({stream.name: 1, "other": 1})
+    await store.record_logins([("ann", entry), ("bob", entry), ("ann", entry)], later)
+    await store.drop_login("ann", entry)
+    await store.count("bucket", {b"": 1, b"k": 2**40}, most=5, expires_at=later)
+    await store.count("bucket", {b"k": 1, b"l": 1}, most=2, expires_at=later + 1)
+    await store.profile("ann", [Counter("bucket", b"k")])
+    await store.profile(None, [])
+    await store.publish([Sheet("usage", 1, "w", b"x", later)])
+    await store.sheets("usage", 0, 9)
+    await store.withdraw([Sheet("usage", 1, "w", b"", 0)])
+    await store.expire(later + HOUR, 1)
+    await store.forget_user("ann")
+
+
+def is_in_transaction(command: dict[str, Any]) -> bool:
+    return command.get("autocommit") is False
+
+
+async def test_a_transaction_is_what_mongod_takes(kit: Kit, commands: Commands) -> None:
+    """Its concerns stand where they may and are the store's; nothing in it waits for another command of it."""
+    store = await kit.store()
+    records = [kit.record("ann") for _ in range(9)]
+    await kit.put_in(store, *records)
+    commands.sent.clear()
+    changes = [*(kit.update(record, {"n": 1}) for record in records), kit.create(kit.record("ann"))]
+    await store.apply(changes, [kit.event() for _ in range(5)])
+    await store.apply([kit.create(kit.record("ann"))], [kit.event()])
+    inside = [command for command in commands.sent if is_in_transaction(command)]
+    assert inside == commands.sent, "nothing is done beside it"
+    kinds = [next(iter(command)) for command in inside]
+    # As many for ten changes as for two; a new session alone is not looked for.
+    assert kinds == ["find", "insert", "insert", "update", "commitTransaction", "insert", "insert", "commitTransaction"]
+    collections = [
+        command[kind].rpartition("_")[2] for command, kind in zip(inside, kinds, strict=True) if kind[0] != "c"
+    ]
+    assert collections == ["sessions", "events", "sessions", "sessions", "events", "sessions"]
+    for at, command in enumerate(inside):
+        begins = at in (0, 5)
+        assert ("startTransaction" in command) == begins
+        assert command.get("readConcern", {}).get("level") == ("majority" if begins else None)
+        is_commit = kinds[at] == "commitTransaction"
+        assert command.get("writeConcern", {}).get("w") == ("majority" if is_commit else None)
+    assert len({(bytes(command["lsid"]["id"]), int(command["txnNumber"])) for command in inside}) == 2
+
+
+async def test_streams_are_asked_for_so_that_the_index_is_jumped_through(kit: Kit, commands: Commands) -> None:
+    """What DISTINCT_SCAN asks for: the index's own order or its reverse, one group key, only $first."""
+    store = await kit.store()
+    await store.append([kit.event()])
+    commands.sent.clear()
+    await store.streams()
+    assert [command["aggregate"].rpartition("_")[2] for command in commands.sent] == ["events"] * 2
+    [place] = [index.document for index in indexes()["events"] if index.document["name"] == "place"]
+    assert "partialFilterExpression" not in place
+    key = dict(place["key"])
+    for command in commands.sent:
+        sort, group = command["pipeline"]
+        assert sort["$sort"] in (key, {name: -direction for name, direction in key.items()})
+        assert list(sort["$sort"]) == list(key)
+        assert group["$group"].pop("_id") == f"${next(iter(key))}"
+        assert [next(iter(accumulator)) for accumulator in group["$group"].values()] == ["$first"]
 
 
 async def test_an_update_that_changes_nothing_is_answered_as_any_other(kit: Kit) -> None:
