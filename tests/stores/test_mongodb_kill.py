@@ -1,4 +1,4 @@
-"""MongoDB: a process that logs users in is killed, or the server: no session is without its events, nor they without."""
+"""MongoDB: a process that logs users in is killed, or the server: no session without its events, nor they without."""
 
 from __future__ import annotations
 
