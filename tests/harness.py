@@ -22,6 +22,7 @@ from sessiondb import Cookie, Event, Session, SessionDB, SessionMiddleware
 from sessiondb.core import token as tokens
 from sessiondb.core.change import Change, Create, End, Update
 from sessiondb.core.record import Record
+from sessiondb.core.risk import Verdict
 from sessiondb.core.token import Sid, Token
 from sessiondb.stores.base import ChangeResult
 from sessiondb.stores.memory import MemoryStore
@@ -182,6 +183,8 @@ class Shop:
         result = self.actions.pop(request.path_params["key"])(request.session)  # type: ignore[arg-type]
         if inspect.isawaitable(result):
             result = await result
+        if isinstance(result, Verdict):
+            result = result.level
         return result if isinstance(result, Response) else JSONResponse({"result": result})
 
     def browser(self, token: str | None = None) -> Browser:

@@ -305,7 +305,7 @@ async def test_the_audit_stream_tells_the_life_of_a_session_without_its_secrets(
             (EventType.SESSION_RENEWED, False, "ann", None),
             (EventType.SESSION_ENDED, False, "ann", "logout"),
         ]
-        assert events[1].personal == {"replaces": anonymous}
+        assert events[1].personal["replaces"] == anonymous
         assert [event.ip for event in events] == ["127.0.0.1"] * 4
         for token in secrets:
             for part in str(token).split(".")[1:]:

@@ -46,6 +46,7 @@ class Background:
         self._touches = Touches(store, counters, self._outage)
         self._ends: dict[Sid, _End] = {}
         self._events: list[Event] = []
+        self._logins: list[tuple[str, bytes, int]] = []
         self._unsettled = 0  # events that were sent, and which the store writes again with the next ones
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -80,6 +81,14 @@ class Background:
             self._events.append(event)
         else:
             self._counters["dropped_events"] += 1
+        self._schedule()
+
+    def login(self, user_id: str, entry: bytes, expires_at: int) -> None:
+        """Queue an entry of a user's history of logins."""
+        if len(self._logins) < MOST_EVENTS:
+            self._logins.append((user_id, entry, expires_at))
+        else:
+            self._counters["dropped_logins"] += 1
         self._schedule()
 
     def seen(self, sid: Sid) -> int:
@@ -140,7 +149,7 @@ class Background:
             self._start_touching(FLUSH_EVERY)
 
     def _start_telling(self) -> None:
-        if self._ends or self._events or self._unsettled:
+        if self._ends or self._events or self._unsettled or self._logins:
             self._telling = _start(self._tell())
 
     def _start_touching(self, within: float) -> None:
@@ -166,6 +175,8 @@ class Background:
             raise
         if events or self._unsettled:
             await self._write_events(events)
+        if self._logins:
+            await self._write_logins()
 
     async def _write_ends(self, ends: Sequence[_End]) -> None:
         size = self._store.batching.changes
@@ -213,6 +224,20 @@ class Background:
             self._unsettled = 0
             if self._outage.lasting:
                 self._outage.over()
+
+    async def _write_logins(self) -> None:
+        """What cannot be written now is tried with the next batch: without it a known device looks new."""
+        logins, self._logins = self._logins, []
+        try:
+            await self._store.record_logins(
+                [(user_id, entry) for user_id, entry, _ in logins], max(expires_at for _, _, expires_at in logins)
+            )
+        except StoreError as error:
+            self._counters["background_write_failures"] += len(logins)
+            self._outage.failed(error)
+            if error.outcome == "not_applied":
+                self._logins = [*logins, *self._logins]
+                self._schedule()
 
     def _put_back_events(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -45,6 +45,7 @@ from sessiondb.login import admit
 from sessiondb.looking import Looking
 from sessiondb.opening import open_session
 from sessiondb.probing import Readiness
+from sessiondb.risk_policy import RiskPolicy
 from sessiondb.runtime import Runtime
 from sessiondb.session import Session
 from sessiondb.settings import OnLoadError, PolicyFor, Settings, check_settings, system_clock, usage_micros
@@ -53,6 +54,7 @@ from sessiondb.state import State
 from sessiondb.stores._near_siblings import Siblings
 from sessiondb.stores.base import Query, Store, Swept
 from sessiondb.stores.encrypting import Reencrypted
+from sessiondb.suspicions import RiskHooks
 from sessiondb.watching import Ends
 from sessiondb.writes import applied, never_delivered, new_record, whole
 
@@ -93,6 +95,8 @@ class SessionDB(Looking):
       event.
     * ``keep_usage`` (400 days): for how long the numbers of ``usage()`` are kept, a ``timedelta`` or seconds;
       ``None``: nothing is counted.
+    * ``risk`` (``RiskPolicy()``): what is looked for in logins and sessions, and what is done about it; ``None``:
+      nothing.
     * ``announce`` (``False``): have hooks of other processes told of the ends that this one writes, though it has none
       of its own (see ``on_end``).
     * ``sweep_every`` (60 s): how often this worker offers to sweep; ``None``: only ``sweep()`` does.
@@ -120,6 +124,7 @@ class SessionDB(Looking):
         geo: Geo | None = None,
         audit: Audit | Literal["required", "queued"] = "queued",
         keep_usage: timedelta | float | None = timedelta(days=400),
+        risk: RiskPolicy | None = RiskPolicy(),  # noqa: B008  frozen
         announce: bool = False,
         near_cache: NearCache | None = None,
         sweep_every: float | None = 60.0,
@@ -138,6 +143,7 @@ class SessionDB(Looking):
             geo=geo,
             near_cache=near_cache,
             audit=audit,
+            risk=risk,
             keep_usage=keep_usage,
             clock=clock,
         )
@@ -150,6 +156,7 @@ class SessionDB(Looking):
         self._store: Store = store_from(url)
         self._abuse = Abuse(limits)
         self._hooks = Hooks()
+        self._risk_hooks = RiskHooks()
         self._settings = Settings(
             self._policies,
             timeout,
@@ -167,6 +174,8 @@ class SessionDB(Looking):
             near_cache=near_cache,
             near_siblings=Siblings(),
             audit=audit if isinstance(audit, Audit) else Audit(required=audit == "required"),
+            risk=risk,
+            risk_hooks=self._risk_hooks,
             keep_usage=usage_micros(keep_usage),
         )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}

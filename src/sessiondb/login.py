@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
 
+from sessiondb.assessing import Assessment, risk_event
 from sessiondb.choosing import lifetime_for
 from sessiondb.core import codec
 from sessiondb.core.change import Applied, Change, Conflict, Create, Outcome, Update, new_change_id
+from sessiondb.core.client import agent_text, decode_client
 from sessiondb.core.errors import HeadersSent, LoginRefused
 from sessiondb.core.events import EventType
 from sessiondb.core.policy import OnLimit
 from sessiondb.core.record import EndReason, Record, SessionInfo
 from sessiondb.core.reserved import comes_along
-from sessiondb.ending import LOCKED_FOR_GOOD, link_name
+from sessiondb.core.risk import RiskAction, encode_risk
+from sessiondb.ending import LOCKED_FOR_GOOD, link_name, revoke_all
 from sessiondb.listing import session_info
 from sessiondb.parked import own_end, own_sid
 from sessiondb.runtime import CLOCK_WARNING, Runtime
 from sessiondb.state import Delta, StagedLogin, State, difference
 from sessiondb.stores.base import Login, Query
+from sessiondb.suspicions import Suspicion
 from sessiondb.writes import applied, issue, never_delivered, new_record, whole
 
 CARRY_TRIES = 8
@@ -36,6 +41,7 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
     runtime, old = state.runtime, state.replaces
     await runtime.ready()  # its clock dates what is new
     lifetime = await lifetime_for(runtime, staged.user_id, staged.policy, staged.remember)
+    assessment = await _assess(session, state, staged, old)
     state.write_back(session)
     record, issued = new_record(
         runtime,
@@ -45,12 +51,13 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
         lifetime=lifetime,
         auth=staged.auth,
         issued=staged.token,
+        risk=b"{}" if assessment is None else encode_risk(assessment.verdict),
     )
-    event = runtime.event(
-        EventType.LOGIN, record=record, ip=state.visitor.ip, personal={"replaces": old.sid} if old is not None else None
-    )
+    event = runtime.event(EventType.LOGIN, record=record, ip=state.visitor.ip, personal=_seen_with(record, old))
     changes: list[Change] = [Create(record, staged.links)]
     events = [event]
+    if assessment is not None and assessment.verdict.findings:
+        events.append(risk_event(runtime, assessment.verdict, staged.user_id, record.sid, state.visitor.ip))
     if old is not None:
         changes.append(runtime.end_of(old, EndReason.LOGIN, if_rev=old.rev))
         if (own := own_end(state, old)) is not None:
@@ -69,6 +76,53 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
         raise refused
     state.adopt(record, issued)
     issue(state, issued)
+    if assessment is not None:
+        runtime.assessing.accepted(assessment)
+        state.verdict = assessment.verdict
+        runtime.suspicions.tell(Suspicion(assessment.verdict, staged.user_id, record.sid))
+
+
+def _seen_with(record: Record, old: Record | None) -> dict[str, str | int]:
+    """What the event of a login says of the client, beside its address."""
+    known = decode_client(record.client_last)
+    told = {"user_agent": known.user_agent, "country": known.country, "replaces": None if old is None else str(old.sid)}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+async def _assess(session: dict[str, Any], state: State, staged: StagedLogin, old: Record | None) -> Assessment | None:
+    """What the login looks like. Raises ``LoginRefused`` where the policy says so, before anything is stored."""
+    runtime, visitor, user_id = state.runtime, state.visitor, staged.user_id
+    if runtime.assessing.policy is None or visitor.is_nobody or staged.auth.impersonator is not None:
+        return None
+    agent = visitor.agent
+    seen = runtime.assessing.seen(visitor.ip, None if agent is None else agent_text(agent[1]))
+    assessment = await runtime.assessing.login(user_id, seen)
+    if assessment is None or assessment.verdict.dry_run or assessment.verdict.action not in _REFUSING:
+        return assessment
+    verdict = assessment.verdict
+    runtime.counters[EventType.LOGIN_REFUSED.value] += 1
+    event = risk_event(runtime, verdict, user_id, None, visitor.ip)
+    refused = replace(event, type=EventType.LOGIN_REFUSED, reason="risk", details={}, personal={})
+    if runtime.audit_required:
+        async with runtime.using_store() as store:
+            await store.append([event, refused])
+    else:
+        runtime.background.event(event)
+        runtime.background.event(refused)
+    if verdict.action is RiskAction.REVOKE_USER:
+        await revoke_all(runtime, user_id, EndReason.RISK)
+    if old is not None:
+        await runtime.apply_one(
+            runtime.end_of(old, EndReason.LOGIN),
+            runtime.event(EventType.SESSION_ENDED, record=old, reason=EndReason.LOGIN, ip=visitor.ip),
+        )
+    state.staged = state.replaces = None
+    _go_on_anonymously(session, state, old)
+    runtime.suspicions.tell(Suspicion(verdict, user_id, None))
+    raise LoginRefused(f"This login looks like somebody else's: {'; '.join(verdict.reasons)}.", reason="risk")
+
+
+_REFUSING = frozenset({RiskAction.REFUSE, RiskAction.REVOKE_SESSION, RiskAction.REVOKE_USER})
 
 
 async def _carry_over(

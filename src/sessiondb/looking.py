@@ -8,17 +8,21 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sessiondb import forgetting, usage_reading, verifying
+from starlette.requests import HTTPConnection
+
+from sessiondb import failing, forgetting, usage_reading, verifying
 from sessiondb.abuse import Abuse
 from sessiondb.core.checkpoints import Checkpoint
 from sessiondb.core.limits import SuspiciousNetwork
 from sessiondb.core.record import check_user_id
+from sessiondb.core.risk import Verdict
 from sessiondb.core.signing import Verifier
 from sessiondb.core.usage_series import Usage
 from sessiondb.forgetting import Forgotten
 from sessiondb.listing import moment
 from sessiondb.runtime import Runtime
 from sessiondb.stores.base import EventPage, EventQuery, Stats
+from sessiondb.suspicions import RiskHookFunction, RiskHooks
 from sessiondb.verifying import Verification
 
 
@@ -26,6 +30,7 @@ class Looking:
     """The half of ``SessionDB`` that looks at what has happened."""
 
     _abuse: Abuse
+    _risk_hooks: RiskHooks
 
     @property
     def runtime(self) -> Runtime:
@@ -57,6 +62,32 @@ class Looking:
     def suspicious_networks(self, limit: int = 20) -> list[SuspiciousNetwork]:
         """The networks from which most tokens came that open nothing, worst first, as this process has seen them."""
         return self._abuse.worst(limit)
+
+    # -- risk ---------------------------------------------------------------------------------------------
+
+    def on_risk(self, function: RiskHookFunction) -> RiskHookFunction:
+        """Register ``function`` to be told of every ``Suspicion``: a verdict that has found something, about whom.
+
+        ``@db.on_risk``, ``async`` or not; in the background, after the event has been written or queued. Raises
+        ``ConfigurationError``.
+        """
+        return self._risk_hooks.add(function)
+
+    async def login_failed(
+        self,
+        user_hint: str | int | UUID,
+        request: HTTPConnection | None = None,
+        *,
+        user_id: str | int | UUID | None = None,
+    ) -> Verdict:
+        """Say that a login has failed, as soon as the password was found wrong; what that looks like.
+
+        ``user_hint`` is what was typed in as the name: it is kept by a keyed hash alone, because people type passwords
+        there, and it is what ``session.login`` has to be given too for failures to count against its success. Where the
+        user is known, pass ``user_id`` as well: the event is theirs then, and both are counted. ``request`` tells the
+        address and the browser. Raises nothing while the database is away: the verdict says nothing then.
+        """
+        return await failing.login_failed(self.runtime, user_hint, request, user_id)
 
     # -- the audit trail ----------------------------------------------------------------------------------
 

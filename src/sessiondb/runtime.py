@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from typing import TypeVar, TypeVarTuple
 
+from sessiondb.assessing import Assessing
 from sessiondb.auditing import Auditing
 from sessiondb.background import Background, Waiting
 from sessiondb.clients import Clients
@@ -38,6 +39,7 @@ from sessiondb.stores.feed import HasFeed
 from sessiondb.stores.gathering import GatheringStore
 from sessiondb.stores.near_cache import NearCacheStore
 from sessiondb.stores.recovering import RecoveringStore
+from sessiondb.suspicions import Suspicions
 from sessiondb.sweeping import Sweeping
 from sessiondb.timers import Timers
 from sessiondb.turn import Turn
@@ -124,7 +126,9 @@ class Runtime:
         self._offset = 0
         self.sweeping = Sweeping(self, settings.sweep_every)
         self.auditing = Auditing(self, settings.audit)
-        self.keeping = Keeping(self, settings.audit, None)
+        self.assessing = Assessing(self, settings.risk)
+        self.suspicions = Suspicions(settings.risk_hooks, counters)
+        self.keeping = Keeping(self, settings.audit, settings.privacy.ip_for_micros)
         self.timers = Timers(self.writes.failed)
 
     # -- policies -----------------------------------------------------------------------------------------
@@ -184,6 +188,8 @@ class Runtime:
         if self._settings.sweep_every is not None and not self._leaves_hooks_to_others:
             self.sweeping.schedule(self.timers)
             self.auditing.schedule(self.timers)
+            if self.assessing.policy is not None:
+                self.assessing.learning.schedule(self.timers, self.store)
             self.keeping.schedule(self.timers)
             self.merging.schedule(self.timers)
         elif not self._settings.announce:
@@ -205,6 +211,7 @@ class Runtime:
                 await self.announcer.drain(self._settings.timeout)
         self._tell_lost(await self.background.give_up())
         await self.telling.close(self._settings.timeout)
+        await self.suspicions.close(self._settings.timeout)
         if self._opened:
             await self.usage.close(self.store, self._settings.timeout)
             self._opened = False

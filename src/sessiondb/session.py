@@ -24,6 +24,7 @@ from sessiondb.core.record import (
     is_impersonated,
 )
 from sessiondb.core.reserved import check_keep, comes_along
+from sessiondb.core.risk import Verdict
 from sessiondb.core.token import Sid
 from sessiondb.federation import IdP, links_of
 from sessiondb.session_dict import SessionDict
@@ -47,6 +48,23 @@ class Durably:
 
     def __await__(self) -> Generator[Any, None, None]:
         return commit.save(self._session, state_of(self._session)).__await__()
+
+
+class LoggingIn:
+    """Returned by ``login``: await it to have the login stored now, and to be told what was thought of it.
+
+    Not awaited, it is stored before the response starts.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __await__(self) -> Generator[Any, None, Verdict]:
+        state = state_of(self._session)
+        yield from commit.save(self._session, state).__await__()
+        return state.verdict
 
 
 class Session(SessionDict):
@@ -149,7 +167,7 @@ class Session(SessionDict):
         policy: str | None = None,
         idp: IdP | None = None,
         on_limit: OnLimit | None = None,
-    ) -> Durably:
+    ) -> LoggingIn:
         """Sign in ``user_id`` (stored as text, at most 255 bytes) in a new session, and end the old one.
 
         The anonymous session's data comes along (``keep``: only these keys); another user's never does. Signing in as
@@ -157,9 +175,10 @@ class Session(SessionDict):
         assurance level that they reach, such as NIST's AAL. ``policy`` names one of ``SessionDB(policies=...)``, or
         ``"normal"`` for the default one; without it ``policy_for`` decides. ``idp`` says where the user has signed
         in, so that a logout there ends this session (``db.revoke_idp``). ``on_limit`` replaces the policy's this
-        once. Awaited, it raises ``LoginRefused`` when the limit, a lock or a revoke forbids it; otherwise the
-        response is a 409. Raises ``HeadersSent`` once the response has started, ``ConfigurationError`` for a policy
-        that nobody knows, ``SessionDataError`` for a user id, method, level, ``keep`` or ``idp`` that cannot be.
+        once. Awaited, it returns the ``Verdict`` on how suspicious the login is, and raises ``LoginRefused`` when the
+        limit, a lock, a revoke or the ``RiskPolicy`` forbids it; otherwise the response is a 409. Raises
+        ``HeadersSent`` once the response has started, ``ConfigurationError`` for a policy that nobody knows,
+        ``SessionDataError`` for a user id, method, level, ``keep`` or ``idp`` that cannot be.
         """
         state = self._use()
         user = check_user_id(user_id)
@@ -178,7 +197,7 @@ class Session(SessionDict):
             and not is_impersonated(record.auth)  # that is somebody else's session, not the user's
         ):
             state.staged = StagedReauthentication(remember, auth, policy, links)
-            return Durably(self)
+            return LoggingIn(self)
         if self.user_id is not None:
             dict.clear(self)
             state.reread_views()
@@ -197,7 +216,7 @@ class Session(SessionDict):
         issued = token.mint(state.runtime.now())
         state.staged = StagedLogin(user, issued, remember, auth, kept, policy, links, on_limit)
         state.written = True
-        return Durably(self)
+        return LoggingIn(self)
 
     def step_up(self, methods: Iterable[str] = (), level: int | None = None) -> Durably:
         """The user has proved once more who they are: with a new secret, the session has ``level`` for a while.

@@ -22,7 +22,9 @@ from sessiondb.core.privacy import Privacy
 from sessiondb.geo import Geo
 from sessiondb.hooks import Hooks
 from sessiondb.keyring import KeyRing
+from sessiondb.risk_policy import RiskPolicy
 from sessiondb.stores._near_siblings import Siblings
+from sessiondb.suspicions import RiskHooks
 
 OnLoadError = Literal["error", "anonymous"]
 PolicyFor = Callable[[str], "str | Awaitable[str | None] | None"]
@@ -47,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True):
     near_cache: NearCache | None = None
     near_siblings: Siblings | None = None
     audit: Audit = Audit()
+    risk: RiskPolicy | None = None
+    risk_hooks: RiskHooks | None = None
     keep_usage: int | None = None
 
 
@@ -64,6 +68,7 @@ def check_settings(
     geo: object,
     near_cache: object,
     audit: object,
+    risk: object,
     keep_usage: object,
     clock: object,
 ) -> None:
@@ -98,6 +103,8 @@ def check_settings(
     if not isinstance(audit, Audit) and audit not in ("required", "queued"):
         raise ConfigurationError(f"SessionDB: audit is {audit!r:.100}; use 'required', 'queued' or Audit(...).")
     usage_micros(keep_usage)
+    if risk is not None and not isinstance(risk, RiskPolicy):
+        raise ConfigurationError(f"SessionDB: risk is {risk!r:.100}; use RiskPolicy(...), or None for none.")
     if not callable(clock):
         raise ConfigurationError(f"SessionDB: clock is {clock!r:.100}; use a function that returns microseconds.")
 

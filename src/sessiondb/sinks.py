@@ -50,10 +50,10 @@ class Webhook:
     * ``types`` (all): the types of events that are sent.
     * ``format`` (``"jsonl"``): ``"jsonl"``, ``"otel"`` or ``"ocsf"``, a line an event.
 
-    Headers: ``webhook-id`` (the same for each try of one batch: whoever gets it twice can tell), ``webhook-timestamp``,
-    ``webhook-signature`` (``v1,`` and the base64 of HMAC-SHA-256 over ``id.timestamp.body``); ``Webhook.verify``
-    checks them. Any answer but 2xx is a failure; what fails is sent again after 1, 2, 4, ... seconds, with jitter, twelve times
-    (about half an hour). ``410 Gone`` stops it for good.
+    Headers: ``webhook-id`` (the same for each try of one batch: whoever gets it twice can tell),
+    ``webhook-timestamp``, ``webhook-signature`` (``v1,`` and the base64 of HMAC-SHA-256 over ``id.timestamp.body``);
+    ``Webhook.verify`` checks them. Any answer but 2xx is a failure; what fails is sent again after 1, 2, 4, ...
+    seconds, with jitter, twelve times (about half an hour). ``410 Gone`` stops it for good.
     """
 
     url: str

@@ -124,7 +124,8 @@ class State:
     impersonate a user. ``stands_in``: the session that is made takes the place of one that a refused login has ended.
     ``proving``: the token of a proof of identity that was begun and not heard of. ``signs_in_at`` when a staged sign-in
     will be dated: something is bound to them already. ``touch_due``: a touch is due at once, however old the last one
-    is, ``rests``: none is; ``client_noticed``: ``client_changed`` has been called. ``verdict``: what was thought of this request's login.
+    is, ``rests``: none is; ``client_noticed``: ``client_changed`` has been called. ``verdict``:
+    what was thought of this request's login.
     """
 
     # Defaults of the class cost a request nothing; most requests change few of them.

@@ -129,8 +129,9 @@ class LoginRefused(SessionDBError, HTTPException):
 
     ``reason`` is ``"limit"`` (``Policy(per_user=..., on_limit=...)``), ``"revoked"`` (all sessions of the user, or
     those from the identity provider's session, were revoked after this login's request had begun), ``"locked"`` (the
-    user is: until the time ``until``, in microseconds UTC, or for good where that is ``None``) or ``"impersonation"``
-    (who impersonates a user cannot become another one).
+    user is: until the time ``until``, in microseconds UTC, or for good where that is ``None``), ``"impersonation"``
+    (who impersonates a user cannot become another one) or ``"risk"`` (it looks like somebody else's:
+    ``RiskPolicy(actions=...)``).
 
     With ``on_limit="ask"``, ``sessions`` are those of the user, newest first and without their data, as
     ``SessionInfo``: end one of them with ``db.revoke(sid, user_id=...)`` and log in again, or log in with

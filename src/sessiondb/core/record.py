@@ -35,6 +35,7 @@ class EndReason(enum.StrEnum):
     REFUSED = "refused"  # the login was refused after its session had been written
     PASSWORD_CHANGED = "password_changed"  # noqa: S105  a reason
     LOCKED = "locked"  # the user was locked
+    RISK = "risk"  # it looked like somebody else's
     ADMIN = "admin"  # somebody who looks after the service has ended it
     IDP_LOGOUT = "idp_logout"  # the user has logged out at the identity provider
     IMPERSONATION_ENDED = "impersonation_ended"  # who impersonated the user has stopped, or has no session any more
@@ -120,10 +121,11 @@ class Auth:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """How suspicious the login was, and why."""
+    """How suspicious the login was, and why: the names of the rules that found it so. ``action``: what was done."""
 
     level: str | None = None
     reasons: tuple[str, ...] = ()
+    action: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,9 +31,9 @@ class PastLogin(msgspec.Struct, frozen=True):
     """One login that was accepted before. ``at`` in seconds UTC; the others are keyed hashes, or ``None``."""
 
     at: int
-    network: bytes | None = None
-    region: bytes | None = None
-    client: bytes | None = None  # browser and system, without versions
+    network: int | None = None
+    region: int | None = None
+    client: int | None = None  # browser and system, without versions
     country: str | None = None
     position: Position | None = None
 
@@ -80,9 +80,9 @@ class LoginFacts(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     at: int
-    network: bytes | None = None
-    region: bytes | None = None
-    client: bytes | None = None
+    network: int | None = None
+    region: int | None = None
+    client: int | None = None
     country: str | None = None
     position: Position | None = None
     label: str = "an unknown browser"

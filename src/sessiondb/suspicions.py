@@ -1,0 +1,99 @@
+"""``@db.on_risk``: the app's functions that are told of every verdict that has found something."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sessiondb.core.calls import takes
+from sessiondb.core.errors import ConfigurationError
+from sessiondb.core.risk import Verdict
+
+log = logging.getLogger("sessiondb")
+
+MOST_WAITING = 1000
+HOOK_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A verdict, and whom it is about: the user, and the session (``None``: there is none, or not any more)."""
+
+    verdict: Verdict
+    user_id: str | None
+    sid: str | None
+
+
+RiskHook = Callable[[Suspicion], "Awaitable[None] | None"]
+RiskHookFunction = TypeVar("RiskHookFunction", bound=Callable[[Suspicion], Any])
+
+
+class RiskHooks:
+    """The functions of one ``SessionDB``."""
+
+    def __init__(self) -> None:
+        self.functions: list[RiskHook] = []
+
+    def add(self, function: RiskHookFunction) -> RiskHookFunction:
+        """Register ``function``. Raises ``ConfigurationError`` if it cannot be one."""
+        if not callable(function) or not takes(function, 1):
+            name = getattr(function, "__name__", "hook")
+            raise ConfigurationError(f"on_risk: write the function as: def {name}(suspicion: Suspicion).")
+        self.functions.append(function)
+        return function
+
+
+class Suspicions:
+    """Tells the hooks of one event loop, in the background and in order; the event in the trail is there before.
+
+    ``counters`` has ``failed_risk_hooks`` and ``dropped_suspicions``.
+    """
+
+    def __init__(self, hooks: RiskHooks | None, counters: Counter[str]) -> None:
+        self._hooks = hooks
+        self._counters = counters
+        self._waiting: list[Suspicion] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def tell(self, suspicion: Suspicion) -> None:
+        """Tell of it, if it is one."""
+        if self._hooks is None or not self._hooks.functions or not suspicion.verdict.findings:
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._counters["dropped_suspicions"] += 1
+            return
+        self._waiting.append(suspicion)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self, timeout: float) -> None:
+        """Tell what waits, for ``timeout`` seconds at most."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait([self._task], timeout=timeout)
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while self._waiting and self._hooks is not None:
+            suspicion = self._waiting.pop(0)
+            for hook in self._hooks.functions:
+                try:
+                    async with asyncio.timeout(HOOK_TIMEOUT):
+                        await _call(hook, suspicion)
+                except Exception:
+                    self._counters["failed_risk_hooks"] += 1
+                    log.exception("The hook %s failed for a suspicion.", getattr(hook, "__qualname__", repr(hook)))
+
+
+async def _call(hook: RiskHook, suspicion: Suspicion) -> None:
+    if inspect.iscoroutinefunction(hook):
+        await hook(suspicion)
+        return
+    result = await asyncio.to_thread(hook, suspicion)
+    if inspect.isawaitable(result):
+        await result
