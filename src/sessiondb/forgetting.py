@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sessiondb import usage_merging
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.record import EndReason
 from sessiondb.core.sealing import Group
@@ -41,6 +42,7 @@ async def forget(runtime: Runtime, user_id: str) -> Forgotten:
         events = await _erase(runtime, store, EventQuery(user_id=user_id, limit=PAGE), about)
         events += await _erase(runtime, store, EventQuery(actor=user_id, limit=PAGE), ("actor", "where"))
         sessions = await store.forget_user(user_id)
+    await usage_merging.forget(runtime, user_id)
     return Forgotten(sessions, events)
 
 

@@ -16,7 +16,7 @@ from sessiondb.stores.base import Sheet, Store
 if TYPE_CHECKING:
     from sessiondb.runtime import Runtime
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 128 * 1024
 LONGEST_CHUNK = 64 * 24
 _AT_ONCE = 16
 
@@ -104,7 +104,7 @@ class Chunk:
 
 
 async def chunks(store: Store, first: int, end: int, least: int = 1) -> AsyncIterator[Chunk]:
-    """All sheets from the hour ``first`` to before ``end``, about 256 KB at a time; no hour is in two chunks.
+    """All sheets from the hour ``first`` to before ``end``, about 128 KB at a time; no hour is in two chunks.
 
     Each has ``least`` hours or more. One of a day or more ends with a day.
     """
@@ -119,10 +119,10 @@ async def chunks(store: Store, first: int, end: int, least: int = 1) -> AsyncIte
         days = await store.sheets(DAYS, first // 24, -(-stop // 24))
         yield Chunk(first, stop, hours, days)
         size = sum(len(sheet.data) for sheet in hours) + sum(len(sheet.data) for sheet in days)
-        if size < CHUNK_BYTES:
-            length = min(length * 4, LONGEST_CHUNK)
-        elif size > 2 * CHUNK_BYTES:
-            length = max(length // 4, least)
+        if size < CHUNK_BYTES // 2:
+            length = min(length * 2, LONGEST_CHUNK)
+        elif size > CHUNK_BYTES:
+            length = max(length // 2, least)
         first = stop
 
 

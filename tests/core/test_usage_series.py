@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -65,7 +66,7 @@ def test_whole_periods_are_counted(by: By, since: int, until: int, first: int, l
     found = list(periods(by, begin, end))
     assert len(found) == count
     assert (found[0][0], found[-1][1]) == (first, last)
-    assert all(one[1] == two[0] for one, two in zip(found, found[1:], strict=False))
+    assert all(one[1] == two[0] for one, two in itertools.pairwise(found))
 
 
 @pytest.mark.parametrize(("by", "count"), [("hour", 49), ("day", 31), ("week", 27), ("month", 13)])
@@ -77,10 +78,12 @@ def test_without_since_it_is_a_usual_time(by: By, count: int) -> None:
 def test_nothing_is_asked_of_the_future() -> None:
     now = micros(2026, 6, 17, 12, 30)
     assert bounds("day", now - DAY, now + 50 * DAY, now)[1] == micros(2026, 6, 18)
+    midnight = micros(2026, 6, 17)
+    assert bounds("day", midnight, None, midnight) == (midnight, micros(2026, 6, 18))
 
 
 @pytest.mark.parametrize(
-    ("since", "until"), [(5 * DAY, 5 * DAY), (6 * DAY, 5 * DAY), (-1, None), (10 * DAY, None)], ids=str
+    ("since", "until"), [(5 * DAY, 5 * DAY), (6 * DAY, 5 * DAY), (-1, None), (10 * DAY + 1, None)], ids=str
 )
 def test_what_cannot_be_meant_is_refused(since: int, until: int | None) -> None:
     with pytest.raises(ValueError, match="use an earlier one"):
@@ -89,9 +92,9 @@ def test_what_cannot_be_meant_is_refused(since: int, until: int | None) -> None:
 
 def test_there_are_so_many_periods_and_no_more() -> None:
     now = micros(2026, 6, 17)
-    assert len(list(periods("hour", *bounds("hour", now - 2000 * HOUR, None, now)))) == 2000
+    assert len(list(periods("hour", *bounds("hour", now - 1999 * HOUR, None, now)))) == 2000
     with pytest.raises(ValueError, match="2,000 hours"):
-        bounds("hour", now - 2000 * HOUR - 1, None, now)
+        bounds("hour", now - 1999 * HOUR - 1, None, now)
 
 
 @pytest.mark.parametrize("by", ["year", "", None, "Day", 1])

@@ -145,8 +145,9 @@ def bounds(by: By, since: int | None, until: int | None, now: int) -> tuple[int,
 
     Raises ``ValueError`` for what cannot be meant, and for more than 2,000 periods.
     """
-    until = now if until is None else min(until, now)
-    since = until - _USUAL[by] if since is None else since
+    # The period of this very moment counts, also where it begins with it.
+    until = now + 1 if until is None else min(until, now + 1)
+    since = until - 1 - _USUAL[by] if since is None else since
     if not 0 <= since < until:
         raise ValueError("since is not before until (or now), so nothing is in between; use an earlier one.")
     first = start_of(by, since)
