@@ -29,6 +29,7 @@ from sessiondb.core.client import (
     restated,
     without_address,
 )
+from sessiondb.core.keys import generate_key
 from sessiondb.core.policy import SECOND
 from sessiondb.core.privacy import Privacy
 from sessiondb.core.record import Record, decode_client
@@ -215,6 +216,21 @@ def test_an_entry_keeps_what_waits_by_place() -> None:
     assert [one.requests for one in entry.take()] == [0]
 
 
+def test_who_goes_to_and_fro_has_been_at_two_places() -> None:
+    home, office = sighting(1), sighting(2)
+    entry = Entry("", None, home, START, START)
+    for number in range(20):
+        entry.move("", None, (home, office)[number % 2], START + number)
+        entry.requests += 2
+        entry.last = START + number
+    taken = entry.take()
+    assert sum(one.requests for one in taken) == 40
+    assert [(one.seen, one.first, one.last, one.requests) for one in taken[:2]] == [
+        (office, START + 1, START + 17, 18),
+        (home, START, START + 18, 20),
+    ]
+
+
 def test_who_flits_about_is_remembered_in_part() -> None:
     entry = Entry("", None, sighting(0), START, START, requests=1)
     for number in range(1, 50):
@@ -261,5 +277,9 @@ def test_an_older_record_is_read_by_the_settings_of_today() -> None:
     assert restated(full, Privacy(ip="truncated")).ip == "203.0.113.0"
     assert restated(full, Privacy(ip="none", user_agent=False)) == Sighting(None, None, "DE", None)
     hashed = Sighting("h:abc", "Shop/1", None, "h:def")
-    assert restated(hashed, Privacy()) == hashed
+    with_key = Privacy(ip="hashed", key=generate_key())
+    assert restated(hashed, with_key) == hashed
+    assert restated(hashed, Privacy()) == restated(hashed, Privacy(ip="none")) == Sighting(None, "Shop/1")
     assert restated(hashed, Privacy(user_agent=False)).user_agent is None
+    named = Sighting("testclient", "Shop/1")
+    assert restated(named, Privacy()) == named
