@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from sessiondb.core.errors import StoreError
 from sessiondb.core.sealing import Group, blanked
 from sessiondb.core.token import Sid
+from sessiondb.stores import _redis_erasing_scripts as scripts
 from sessiondb.stores import _redis_links as links
 from sessiondb.stores import _redis_list_scripts as list_scripts
 from sessiondb.stores import _redis_rows as rows
-from sessiondb.stores import _redis_trail_scripts as scripts
 from sessiondb.stores._redis_events import fetch, lists_of, to_event, to_value
 from sessiondb.stores._redis_nodes import Keyed, call
+from sessiondb.stores._redis_trail_scripts import BLOCK, PLACES
 from sessiondb.stores._steps import undecided
 from sessiondb.stores.base import Position
 
@@ -52,7 +53,7 @@ async def _numbers(store: RedisStore, places: Iterable[Position]) -> list[int]:
     for stream, seq in places:
         by_stream.setdefault(stream, []).append(seq)
     calls = [
-        call(scripts.PLACES, [store.keys.streams, store.keys.stream(stream)], stream, *seqs)
+        call(PLACES, [store.keys.streams, store.keys.stream(stream)], stream, *seqs)
         for stream, seqs in by_stream.items()
     ]
     return [int(number) for found in await store.run(calls) for number in found if number]
@@ -63,7 +64,7 @@ def _blanking(store: RedisStore, number: int, value: bytes, groups: Collection[G
     less = blanked(event, groups)
     kept = lists_of(store.keys, less)
     left = [key for key in lists_of(store.keys, event) if key not in kept]
-    block, place = divmod(number, scripts.BLOCK)
+    block, place = divmod(number, BLOCK)
     return call(scripts.REPLACE, [store.keys.block(block), *left], place, value, to_value(less), number)
 
 

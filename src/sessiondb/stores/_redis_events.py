@@ -196,7 +196,6 @@ def sealed(keys: Keys, events: Sequence[Event], *, strict: bool) -> tuple[list[b
         keys.block_prefix,
         int(strict),
         len(streams.keys),
-        len(names.keys),
         len(events),
         *stream_names,
     ]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event
-from sessiondb.stores import _redis_trail_scripts as scripts
+from sessiondb.stores import _redis_erasing_scripts as scripts
 from sessiondb.stores._redis_connection import Argument
 from sessiondb.stores._redis_events import Indexed, fetch, lists_of, seal_of, to_event
 from sessiondb.stores._redis_keys import Keys
 from sessiondb.stores._redis_nodes import Keyed, call, plain
+from sessiondb.stores._redis_trail_scripts import BLOCK, RANGE
 from sessiondb.stores._steps import undecided
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ async def _drop_oldest(store: RedisStore, count: int) -> int:
         block = int(blocks[0])
         key = store.keys.block(block)
         [values] = await store.run([(key, ("LRANGE", key, 0, -1))])
-        found = {block * scripts.BLOCK + at: to_event(value) for at, value in enumerate(values) if value}
+        found = {block * BLOCK + at: to_event(value) for at, value in enumerate(values) if value}
         by_stream: dict[str, list[tuple[int, Event]]] = {}
         for number, event in found.items():
             by_stream.setdefault(seal_of(event).stream, []).append((number, event))
@@ -96,7 +97,7 @@ async def _purge_stream(store: RedisStore, stream: str, last: int) -> int:
     purged, after = 0, 0
     keys = [store.keys.streams, store.keys.stream(stream)]
     while True:
-        [found] = await store.run([call(scripts.RANGE, keys, stream, after, AT_ONCE)])
+        [found] = await store.run([call(RANGE, keys, stream, after, AT_ONCE)])
         values = await fetch(store, list(map(int, found)))
         events = [(number, to_event(value)) for number, value in values.items()]
         doomed = [(number, event) for number, event in events if seal_of(event).seq <= last]
@@ -114,7 +115,7 @@ def _deletion(keys: Keys, stream: str, doomed: Sequence[tuple[int, Event]], *, f
     block_numbers: dict[int, None] = {}
     written: list[Argument] = []
     for number, event in doomed:
-        block = number // scripts.BLOCK
+        block = number // BLOCK
         block_numbers[block] = None
         at = blocks.at(keys.block(block))
         written += (seal_of(event).seq, number, at, *names.three(lists_of(keys, event)))

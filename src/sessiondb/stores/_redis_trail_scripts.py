@@ -13,7 +13,7 @@ from sessiondb.stores._redis_script import script
 BLOCK = 128
 MOST_AHEAD = 10_000  # how far from the others of its stream an event may be: what is between takes memory, too
 
-_NUMBERS = """
+NUMBERS = """
 local function text(number) return string.format('%.0f', number) end
 local function block_of(number) return math.floor(number / BLOCK) end
 """.replace("BLOCK", str(BLOCK))
@@ -21,22 +21,20 @@ local function block_of(number) return math.floor(number / BLOCK) end
 # Reads what is needed to write the events that ARGV has from ``v`` on into KEYS from ``k`` on. Returns a problem, or
 # nil and what writes and answers. KEYS: state, blocks, the streams, then a list for each stream, then lists of names.
 # ARGV: what the keys of blocks begin with, 1 if no place may be taken by another event (else what is there is left as
-# it is), the numbers of streams, of lists of names and of events, the names of the streams; then for each event its
+# it is), the numbers of streams and of events, the names of the streams; then for each event its
 # stream, seq, value and up to three lists of names (0: none), by their places here. Problems: 'taken' or 'far', stream,
 # seq; or 'odd': a part of the trail is missing, or moves. The answer is how many events were written, and how many
 # there are.
 SEALED = (
-    _NUMBERS
+    NUMBERS
     + """
 local function sealed(k, v)
   local state, blocks, streams = KEYS[k], KEYS[k + 1], KEYS[k + 2]
   local prefix, strict = ARGV[v], ARGV[v + 1] == '1'
-  local stream_count, name_count, event_count = tonumber(ARGV[v + 2]), tonumber(ARGV[v + 3]), tonumber(ARGV[v + 4])
-  local first_list, first_names, names_at, events_at = k + 2, k + 2 + stream_count, v + 4, v + 4 + stream_count
+  local stream_count, event_count = tonumber(ARGV[v + 2]), tonumber(ARGV[v + 3])
+  local first_list, first_names, names_at, events_at = k + 2, k + 2 + stream_count, v + 3, v + 3 + stream_count
   local held = redis.call('HMGET', state, 'next', 'count')
   local count = tonumber(held[2] or 0)
-  redis.call('ZCARD', blocks)
-  for at = 1, name_count do redis.call('LLEN', KEYS[first_names + at]) end
   local base, length = {}, {}
   for at = 1, stream_count do
     base[at] = tonumber(redis.call('HGET', streams, ARGV[names_at + at]) or nil)
@@ -69,7 +67,10 @@ local function sealed(k, v)
       end
       low[stream], high[stream] = math.min(lowest, seq), math.max(highest, seq)
       seen[place] = ARGV[at + 2]
-      if number % BLOCK == 0 then find_place() end
+      if number % BLOCK == 0 then
+        find_place()
+        redis.call('ZCARD', blocks)
+      end
       fresh[#fresh + 1] = {stream, seq, at, number}
       number = number + 1
     elseif strict and there ~= ARGV[at + 2] then
@@ -78,35 +79,54 @@ local function sealed(k, v)
   end
   return nil, function()
     if #fresh == 0 then return {'ok', 0, count} end
-    local moved = {}
+    -- First, as the lists of names alone have not been looked at: whatever is wrong with them, nothing is written.
     for at = 1, #fresh do
-      local stream, seq, from, own = unpack(fresh[at])
-      local list, name = KEYS[first_list + stream], text(own)
-      if own % BLOCK == 0 then
-        local block = text(block_of(own))
-        redis.call('ZADD', blocks, block, block)
-      end
-      redis.call('RPUSH', prefix .. block_of(own), ARGV[from + 2])
+      local _, _, from, own = unpack(fresh[at])
       for offset = 3, 5 do
         local names = tonumber(ARGV[from + offset])
-        if names > 0 then redis.call('RPUSH', KEYS[first_names + names], name) end
+        if names == 0 then break end
+        redis.call('RPUSH', KEYS[first_names + names], text(own))
+      end
+    end
+    local values, tails, moved = {}, {}, {}
+    local function push_tail(stream)
+      if tails[stream] then redis.call('RPUSH', KEYS[first_list + stream], unpack(tails[stream])) end
+      tails[stream] = nil
+    end
+    for at = 1, #fresh do
+      local stream, seq, from, own = unpack(fresh[at])
+      local list, name, block = KEYS[first_list + stream], text(own), block_of(own)
+      values[#values + 1] = ARGV[from + 2]
+      if at == #fresh or block_of(fresh[at + 1][4]) ~= block then
+        redis.call('RPUSH', prefix .. block, unpack(values))
+        if own % BLOCK - #values < 0 then redis.call('ZADD', blocks, block, block) end
+        values = {}
       end
       if not base[stream] then base[stream], moved[stream] = seq, true end
       local index = seq - base[stream]
-      if index < 0 then
-        for _ = index, -2 do redis.call('LPUSH', list, '') end
-        redis.call('LPUSH', list, name)
-        base[stream], length[stream], moved[stream] = seq, length[stream] - index, true
-      elseif index < length[stream] then
-        redis.call('LSET', list, index, name)
-      else
-        for _ = length[stream], index - 1 do redis.call('RPUSH', list, '') end
-        redis.call('RPUSH', list, name)
+      if index == length[stream] then
+        tails[stream] = tails[stream] or {}
+        table.insert(tails[stream], name)
+        if #tails[stream] == BLOCK then push_tail(stream) end
         length[stream] = index + 1
+      else
+        push_tail(stream)
+        if index < 0 then
+          for _ = index, -2 do redis.call('LPUSH', list, '') end
+          redis.call('LPUSH', list, name)
+          base[stream], length[stream], moved[stream] = seq, length[stream] - index, true
+        elseif index < length[stream] then
+          redis.call('LSET', list, index, name)
+        else
+          for _ = length[stream], index - 1 do redis.call('RPUSH', list, '') end
+          redis.call('RPUSH', list, name)
+          length[stream] = index + 1
+        end
       end
     end
-    for stream in pairs(moved) do
-      redis.call('HSET', streams, ARGV[names_at + stream], text(base[stream]))
+    for stream = 1, stream_count do
+      push_tail(stream)
+      if moved[stream] then redis.call('HSET', streams, ARGV[names_at + stream], text(base[stream])) end
     end
     count = count + #fresh
     redis.call('HSET', state, 'next', text(number), 'count', text(count))
@@ -199,7 +219,7 @@ return found
 # and until when (microseconds; empty: ever), how many at most, how many texts, and those that a value must hold; then
 # the numbers of the blocks. It may give some too many: times are compared where they are as they always are.
 SCAN = script(
-    _NUMBERS,
+    NUMBERS,
     """
 local below, since, until_ = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, texts = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -230,89 +250,5 @@ for place, key in ipairs(KEYS) do
   end
 end
 return found
-""".replace("BLOCK", str(BLOCK)),
-)
-
-# Another value in the place of an event, if it is as it was read. KEYS: its block, and the lists of names that it
-# leaves. ARGV: its place in the block, the value that was read, the new one, its number.
-REPLACE = script(
-    """
-if redis.call('LINDEX', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('LSET', KEYS[1], ARGV[1], ARGV[3])
-for at = 2, #KEYS do redis.call('LREM', KEYS[at], 1, ARGV[4]) end
-return 1
-"""
-)
-
-# An empty block goes, unless the next event comes there.
-_TIDY = """
-local function is_empty(key)
-  for at = 0, BLOCK - 1, 16 do
-    for _, value in ipairs(redis.call('LRANGE', key, at, at + 15)) do
-      if value ~= '' then return false end
-    end
-  end
-  return true
-end
-local function tidy(state, blocks, key, name)
-  if tonumber(name) ~= block_of(tonumber(redis.call('HGET', state, 'next') or 0)) and is_empty(key) then
-    redis.call('DEL', key)
-    redis.call('ZREM', blocks, name)
-  end
-end
-""".replace("BLOCK", str(BLOCK))
-
-# KEYS: state, blocks, a block. ARGV: its number.
-TIDY = script(
-    _NUMBERS,
-    _TIDY,
-    """
-tidy(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
-return 1
-""",
-)
-
-# Deletes events of one stream. KEYS: state, blocks, the streams, the list of this one, then blocks, then lists of
-# names. ARGV: the name of the stream, 1 if they have to go for want of room, how many blocks and their numbers; then
-# for each event its seq and number, its block and up to three lists of names (0: none), by their places here. Answers
-# how many there were.
-DELETE = script(
-    _NUMBERS,
-    _TIDY,
-    """
-local state, blocks, streams, list = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local stream, block_count = ARGV[1], tonumber(ARGV[3])
-local base = tonumber(redis.call('HGET', streams, stream) or nil)
-if not base then return 0 end
-local gone, touched = 0, {}
-for at = block_count + 4, #ARGV, 6 do
-  local index, number, block = tonumber(ARGV[at]) - base, ARGV[at + 1], tonumber(ARGV[at + 2])
-  if index >= 0 and redis.call('LINDEX', list, index) == number then
-    redis.call('LSET', list, index, '')
-    if redis.call('LINDEX', KEYS[4 + block], tonumber(number) % BLOCK) then
-      redis.call('LSET', KEYS[4 + block], tonumber(number) % BLOCK, '')
-    end
-    for offset = 3, 5 do
-      local names = tonumber(ARGV[at + offset])
-      if names > 0 then redis.call('LREM', KEYS[4 + block_count + names], 1, number) end
-    end
-    gone, touched[block] = gone + 1, true
-  end
-end
-if gone == 0 then return 0 end
--- A stream begins and ends with an event.
-local first = 0
-while redis.call('LINDEX', list, first) == '' do first = first + 1 end
-redis.call('LTRIM', list, first, -1)
-while redis.call('LINDEX', list, -1) == '' do redis.call('RPOP', list) end
-if redis.call('LLEN', list) == 0 then
-  redis.call('HDEL', streams, stream)
-else
-  redis.call('HSET', streams, stream, text(base + first))
-end
-redis.call('HINCRBY', state, 'count', -gone)
-if ARGV[2] == '1' then redis.call('HINCRBY', state, 'dropped', gone) end
-for block in pairs(touched) do tidy(state, blocks, KEYS[4 + block], ARGV[3 + block]) end
-return gone
 """.replace("BLOCK", str(BLOCK)),
 )

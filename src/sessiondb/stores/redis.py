@@ -25,6 +25,7 @@ from sessiondb.stores import _redis_calls as calling
 from sessiondb.stores import _redis_changes as changing
 from sessiondb.stores import _redis_counting as counting
 from sessiondb.stores import _redis_erasing as erasing
+from sessiondb.stores import _redis_mending as mending
 from sessiondb.stores import _redis_purging as purging
 from sessiondb.stores import _redis_rows as rows
 from sessiondb.stores import _redis_sweeping as sweeping
@@ -322,19 +323,25 @@ class RedisStore:
         return await counting.stats(self)
 
     async def repair(self) -> int:
-        """List every session anew, by looking at all keys; for after a loss of data, never in a request.
+        """List every session anew and mend the audit trail, by looking at all keys; for after a loss of data.
 
-        May run while sessions are written: it adds to the lists, and moves nobody to where they would not be found.
-        Returns how many sessions it has seen.
+        Never in a request. May run while sessions are written: it adds to the lists, and moves nobody to where they
+        would not be found. Returns how many sessions it has seen.
         """
-        return await sweeping.repair(self)
+        count = await sweeping.repair(self)
+        await mending.mend(self)
+        return count
 
     async def all_sids(self) -> AsyncIterator[list[Sid]]:
         """Every session that has a key, in parts; a sid may come twice."""
-        pattern = self.keys.session("*")
+        async for keys in self.all_keys(self.keys.session("*")):
+            yield [self.keys.sid(key) for key in keys]
+
+    async def all_keys(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
+        """Every key like ``pattern``, in parts; a key may come twice. Never in a request."""
         async with self._errors("not_applied"):
             async for keys in self._nodes.current().scan(pattern):
-                yield [self.keys.sid(key) for key in keys]
+                yield keys
 
 
 def redis_from_url(url: str) -> RedisStore:
