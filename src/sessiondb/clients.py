@@ -15,7 +15,6 @@ from sessiondb.core.client import (
     Sighting,
     agent_text,
     client_of,
-    decode_client,
     encode,
     last_sighting,
     restated,
@@ -84,7 +83,7 @@ class Clients:
     def _enter(self, record: Record, ip: str | None, agent: tuple[bytes, bytes] | None, at: int) -> Entry:
         last = restated(last_sighting(record.client_last), self.privacy)
         now = self.sighting(ip, agent[1] if agent is not None else None)
-        if (last.ip, last.user_agent) == (now.ip, now.user_agent):
+        if last.ip in (None, now.ip) and last.user_agent in (None, now.user_agent):
             entry = Entry(ip, agent, now, at, at)
         else:
             # Nobody has this address and this header: the request will be found to be another's.
@@ -122,7 +121,8 @@ class Clients:
         base = self._base(record, entry)
         if not state.client_noticed:
             state.client_noticed = True
-            client_changed(state, record, decode_client(base), client_of(entry.seen))
+            before = restated(last_sighting(base), self.privacy)
+            client_changed(state, record, client_of(before), client_of(entry.seen))
         entry.last = now
         client = after(base, record, entry.take(), entry.seen, self._oldest(now))
         entry.produced, entry.produced_at = client, now

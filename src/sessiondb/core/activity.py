@@ -171,8 +171,18 @@ class Entry(msgspec.Struct, gc=False):
     def move(self, ip: str | None, agent: tuple[bytes, bytes] | None, seen: Sighting, at: int) -> None:
         """The session is used from elsewhere from ``at`` on."""
         if self.requests:
-            self.earlier = [*self.earlier, self._visit()][-EARLIER:]
+            self._put_by(self._visit())
         self.ip, self.agent, self.seen, self.first, self.last, self.requests = ip, agent, seen, at, at, 0
+
+    def _put_by(self, visit: Visit) -> None:
+        """Keep ``visit`` for the touch; who goes to and fro between two places has still been at two."""
+        place = visit.seen.place
+        for number, other in enumerate(self.earlier):
+            if other.seen.place == place:
+                merged = Visit(visit.seen, other.first, visit.last, other.requests + visit.requests)
+                self.earlier = [*self.earlier[:number], *self.earlier[number + 1 :], merged]
+                return
+        self.earlier = [*self.earlier, visit][-EARLIER:]
 
     def take(self) -> list[Visit]:
         """What waits to be written, oldest first; nothing does then."""

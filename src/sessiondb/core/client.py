@@ -8,7 +8,7 @@ import msgspec
 
 from sessiondb.core.agents import Device, parse_agent
 from sessiondb.core.networks import address_of
-from sessiondb.core.privacy import Privacy
+from sessiondb.core.privacy import HASH_PREFIX, Privacy
 
 USER_AGENT_BYTES = 512
 
@@ -131,6 +131,10 @@ def restated(seen: Sighting, privacy: Privacy) -> Sighting:
     """``seen`` as it would be stored by ``privacy``, so that a change of settings is no change of the client."""
     agent = seen.user_agent if privacy.user_agent else None
     if address_of(seen.ip) is None:
+        # A hash says nothing where hashes are not stored.
+        comparable = privacy.ip == "hashed" or seen.ip is None or not seen.ip.startswith(HASH_PREFIX)
+        if privacy.ip == "none" or not comparable:
+            return Sighting(None, agent, seen.country)
         return Sighting(seen.ip, agent, seen.country, seen.network)
     ip, network = privacy.stored(seen.ip)
     return Sighting(ip, agent, seen.country, network)

@@ -20,6 +20,7 @@ LONGEST_NAME = 64  # characters of what a server calls a client and is no addres
 Keep = Callable[[str], "Stored"]
 
 _POLICIES = ("full", "truncated", "hashed", "none")
+HASH_PREFIX = "h:"
 _DIGEST_BYTES = 12
 _DAY = timedelta(days=1)
 _LONGEST = timedelta(days=3650)
@@ -136,4 +137,4 @@ class _Hashing:
 
     def _hash(self, kind: bytes, what: bytes) -> str:
         digest = hmac.digest(self._secret, b"sessiondb %s 1\0%s" % (kind, what), "sha256")[:_DIGEST_BYTES]
-        return "h:" + binascii.b2a_base64(digest, newline=False).decode().replace("+", "-").replace("/", "_")
+        return HASH_PREFIX + binascii.b2a_base64(digest, newline=False).decode().replace("+", "-").replace("/", "_")
