@@ -15,7 +15,7 @@ from sessiondb.core.errors import ConfigurationError
 from sessiondb.stores.base import open_store
 
 _URL = re.compile(r"(?P<scheme>[^:/?]+)://(?P<network>[^/?]*)(?P<path>[^?]*)\??(?P<query>.*)", re.DOTALL)
-_TABLES = ("sessions", "links", "users", "events", "meta")
+_TABLES = ("sessions", "links", "users", "events", "histories", "buckets", "counters", "sheets", "meta")
 _LONGEST_OF_SQL = 32
 
 
