@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING
 from sessiondb.core.errors import RateLimited
 from sessiondb.core.events import EventType
 from sessiondb.core.limits import BadToken, Buckets, Limits, Suspicions, SuspiciousNetwork
+from sessiondb.core.risk import Finding, RiskLevel, Rule, judge
+from sessiondb.suspicions import Suspicion
 
 if TYPE_CHECKING:
     from sessiondb.runtime import Runtime
 
 log = logging.getLogger("sessiondb")
+
+
+def tell_guessing(runtime: Runtime, network: str, most: int) -> None:
+    """Tell the hooks of a network that presents many tokens which open nothing."""
+    policy = runtime.assessing.policy
+    if policy is not None:
+        reason = f"{network} has presented more than {most} tokens that open nothing within a minute"
+        finding = Finding(Rule.TOKEN_GUESSING, RiskLevel.MEDIUM, reason, {"network": network})
+        verdict = judge([finding], policy.action_of, levels=policy.level_of, dry_run=policy.dry_run)
+        runtime.suspicions.tell(Suspicion(verdict, None, None))
 
 
 class Abuse:
@@ -64,6 +76,7 @@ class Abuse:
             details = {"max": self.limits.guesses_per_minute or 0}
             event = runtime.event(EventType.TOKEN_GUESSING, ip=ip, details=details, personal={"network": network})
             runtime.background.event(event)
+            tell_guessing(runtime, network, details["max"])
 
     def worst(self, limit: int) -> list[SuspiciousNetwork]:
         """See ``SessionDB.suspicious_networks``."""
@@ -75,5 +88,5 @@ class Abuse:
             self._warned = True
             log.warning(
                 "Limits(anonymous_per_minute=...) limits nobody: the server names no client address. Behind a proxy on "
-                "a Unix socket: uvicorn --proxy-headers --forwarded-allow-ips='*'."
+                "a Unix socket: SessionMiddleware(..., proxies=TrustedProxies(count=1))."
             )

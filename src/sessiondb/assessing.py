@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from sessiondb.attempts import Counting, Found, Source
 from sessiondb.core import history as logins
 from sessiondb.core.agents import parse_agent
+from sessiondb.core.countries import name_of, position_of
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.features import Features, Marker, Marks
 from sessiondb.core.history import Entry
 from sessiondb.core.networks import levels
 from sessiondb.core.policy import SECOND
-from sessiondb.core.risk import SAFE, Finding, RiskLevel, Rule, Verdict, judge
+from sessiondb.core.risk import SAFE, Finding, RiskAction, RiskLevel, Rule, Verdict, judge
 from sessiondb.core.rules import (
     AFTER_FAILURE,
     AFTER_SUCCESS,
@@ -171,8 +172,8 @@ def _position(
     latitude: float | None, longitude: float | None, accuracy_km: float | None, country: str | None
 ) -> Position | None:
     if latitude is None or longitude is None:
-        return None
-    return Position(latitude, longitude, accuracy_km or 0.0, country)
+        return position_of(country)
+    return Position(latitude, longitude, accuracy_km or 0.0, name_of(country))
 
 
 class Assessing:
@@ -184,6 +185,7 @@ class Assessing:
         self.learning = Learning(runtime.now)
         self.counting = Counting(runtime.store, runtime.now, self._lost)
         self._judge: Judge | None = None
+        self._enforces = policy is not None and not policy.dry_run and RiskAction.STEP_UP in policy.action_of.values()
 
     async def judge(self) -> Judge | None:
         """The judge, once its key is known; ``None`` if nothing is assessed. Raises ``StoreError``."""
@@ -199,6 +201,11 @@ class Assessing:
                     key = bytes.fromhex(text or "")
             self._judge = Judge(self.policy, key)
         return self._judge
+
+    @property
+    def enforces(self) -> bool:
+        """Whether the policy asks anybody for one more proof."""
+        return self._enforces
 
     @property
     def known_key(self) -> bytes | None:

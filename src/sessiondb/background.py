@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sessiondb.core.change import End, Touch
+from sessiondb.core.change import End, Touch, Update
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event
 from sessiondb.core.token import Sid
@@ -47,6 +47,7 @@ class Background:
         self._ends: dict[Sid, _End] = {}
         self._events: list[Event] = []
         self._logins: list[tuple[str, bytes, int]] = []
+        self._changes: dict[Sid, Update] = {}
         self._unsettled = 0  # events that were sent, and which the store writes again with the next ones
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -82,6 +83,12 @@ class Background:
         else:
             self._counters["dropped_events"] += 1
         self._schedule()
+
+    def change(self, change: Update) -> None:
+        """Queue an update that nobody waits for; where it cannot be written now it is tried with the next batch."""
+        if len(self._changes) < MOST_EVENTS:
+            self._changes[change.sid] = change
+        self.hurry()
 
     def login(self, user_id: str, entry: bytes, expires_at: int) -> None:
         """Queue an entry of a user's history of logins."""
@@ -149,7 +156,7 @@ class Background:
             self._start_touching(FLUSH_EVERY)
 
     def _start_telling(self) -> None:
-        if self._ends or self._events or self._unsettled or self._logins:
+        if self._ends or self._events or self._unsettled or self._logins or self._changes:
             self._telling = _start(self._tell())
 
     def _start_touching(self, within: float) -> None:
@@ -177,6 +184,8 @@ class Background:
             await self._write_events(events)
         if self._logins:
             await self._write_logins()
+        if self._changes:
+            await self._write_changes()
 
     async def _write_ends(self, ends: Sequence[_End]) -> None:
         size = self._store.batching.changes
@@ -224,6 +233,20 @@ class Background:
             self._unsettled = 0
             if self._outage.lasting:
                 self._outage.over()
+
+    async def _write_changes(self) -> None:
+        for sid in list(self._changes)[: self._store.batching.changes]:
+            change = self._changes.pop(sid)
+            try:
+                [result] = await self._store.apply([change])
+            except StoreError as error:
+                result = error
+            if isinstance(result, StoreError):
+                self._counters["background_write_failures"] += 1
+                self._outage.failed(result)
+                self._changes.setdefault(sid, change)
+                self._schedule()
+                return
 
     async def _write_logins(self) -> None:
         """What cannot be written now is tried with the next batch: without it a known device looks new."""

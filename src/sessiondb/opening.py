@@ -11,6 +11,7 @@ from sessiondb.core.events import EventType
 from sessiondb.core.record import EndReason, Record, is_impersonated
 from sessiondb.core.token import Token, matches
 from sessiondb.core.verify import Verdict, verify
+from sessiondb.noticing import may_go_on, token_reused
 from sessiondb.parked import end_own, goes_on
 from sessiondb.session import Session, new_session
 from sessiondb.state import State
@@ -34,6 +35,9 @@ def open_near(state: State, token: Token) -> Session | None:
         runtime.counters["near_doubted"] += 1
         return None
     state.adopt(record, token)
+    if runtime.guards_sessions and not may_go_on(state, record):
+        state.forget()
+        return new_session(state)
     state.stale = True
     try:
         return new_session(state)
@@ -71,6 +75,9 @@ async def open_session(state: State, tokens: Sequence[Token]) -> Session:
         session = new_session(state)
     except SessionDataError as error:
         return _quarantine(state, record, error)
+    if state.runtime.guards_sessions and not may_go_on(state, record):
+        state.forget()
+        return new_session(state)
     try:
         living = verdict is _SERVE or await _settle_rotation(state, record, token, verdict)
         if living and is_impersonated(record.auth):
@@ -120,6 +127,7 @@ def _judge(state: State, record: Record | None, token: Token) -> Verdict | None:
     if verdict is Verdict.REUSE:
         if runtime.end_later(record, EndReason.REUSE, ip=state.visitor.ip):
             runtime.background.event(runtime.event(EventType.TOKEN_REUSE, record=record, ip=state.visitor.ip))
+            token_reused(state, record)
             runtime.background.hurry()  # somebody else may hold the current secret
         state.ended_reason = EndReason.REUSE.value
     elif verdict is Verdict.FORGED:

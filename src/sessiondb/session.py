@@ -23,7 +23,7 @@ from sessiondb.core.record import (
     decode_risk,
     is_impersonated,
 )
-from sessiondb.core.reserved import check_keep, comes_along
+from sessiondb.core.reserved import RISK, check_keep, comes_along
 from sessiondb.core.risk import Verdict
 from sessiondb.core.token import Sid
 from sessiondb.federation import IdP, links_of
@@ -229,6 +229,9 @@ class Session(SessionDict):
         state = self._use()
         self._refuse_after_headers("step up")
         proofs.stage_step_up(state, self.user_id, methods, level)
+        if RISK in self:
+            del self[RISK]
+        state.owes_proof = False
         return Durably(self)
 
     def logout(self, *, clear_site_data: Iterable[str] = ()) -> Durably:

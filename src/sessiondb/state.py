@@ -125,7 +125,8 @@ class State:
     ``proving``: the token of a proof of identity that was begun and not heard of. ``signs_in_at`` when a staged sign-in
     will be dated: something is bound to them already. ``touch_due``: a touch is due at once, however old the last one
     is, ``rests``: none is; ``client_noticed``: ``client_changed`` has been called. ``verdict``:
-    what was thought of this request's login.
+    what was thought of this request's login. ``guarded``: whether the client was looked at before the session was
+    handed out; ``owes_proof``: the user has to prove once more who they are.
     """
 
     # Defaults of the class cost a request nothing; most requests change few of them.
@@ -153,6 +154,8 @@ class State:
     rests: bool = False
     client_noticed: bool = False
     verdict: Verdict = SAFE
+    guarded: bool = False
+    owes_proof: bool = False
     ended_reason: str | None = None
     block: Callable[[], None] | None = None
     committing: bool = False

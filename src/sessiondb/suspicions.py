@@ -6,12 +6,12 @@ import asyncio
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sessiondb.core.calls import takes
-from sessiondb.core.errors import ConfigurationError
+from sessiondb.core.errors import ConfigurationError, StoreError
 from sessiondb.core.risk import Verdict
 
 log = logging.getLogger("sessiondb")
@@ -59,6 +59,7 @@ class Suspicions:
         self._counters = counters
         self._waiting: list[Suspicion] = []
         self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def tell(self, suspicion: Suspicion) -> None:
         """Tell of it, if it is one."""
@@ -71,12 +72,26 @@ class Suspicions:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
+    def do(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do ``work`` that no request waits for; what fails is logged."""
+        task = asyncio.get_running_loop().create_task(self._done(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _done(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        except StoreError as error:
+            log.error("What was to be done about a suspicion has failed: %s", error)
+
     async def close(self, timeout: float) -> None:
         """Tell what waits, for ``timeout`` seconds at most."""
-        if self._task is not None and not self._task.done():
-            await asyncio.wait([self._task], timeout=timeout)
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        running = [task for task in (self._task, *self._tasks) if task is not None and not task.done()]
+        if running:
+            await asyncio.wait(running, timeout=timeout)
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
 
     async def _run(self) -> None:
         while self._waiting and self._hooks is not None:

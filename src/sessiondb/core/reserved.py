@@ -13,10 +13,13 @@ VERSION = "_version."
 CSRF = "_csrf"
 """Marks an anonymous session that was made for the sake of a form's token. It is no secret."""
 
+RISK = "_risk"
+"""Says that the session looked like somebody else's while it was used, until the user has proved who they are."""
+
 
 def is_reserved(key: str) -> bool:
     """Whether ``key`` is one of ours."""
-    return key.startswith((FLASH, VERSION)) or key == CSRF
+    return key.startswith((FLASH, VERSION)) or key in (CSRF, RISK)
 
 
 def check_keep(keep: Collection[str]) -> frozenset[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 from urllib.parse import quote
 
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.noticing import owes_proof
 from sessiondb.session import Session, state_of
 from sessiondb.web.called_first import CalledFirst as CalledFirst
 from sessiondb.web.cookie import Cookie
@@ -89,11 +90,18 @@ class LoginRequired(SecurityBase):
     """
 
     def __init__(
-        self, *, redirect: str | None = None, cookie: str | None = None, transport: Transports | None = None
+        self,
+        *,
+        redirect: str | None = None,
+        step_up: str | None = None,
+        cookie: str | None = None,
+        transport: Transports | None = None,
     ) -> None:
-        if redirect is not None and not redirect.startswith(("/", "https://", "http://")):
-            raise ConfigurationError(f"require_login: redirect is {redirect!r}; use a path such as '/login'.")
+        for name, page, example in (("redirect", redirect, "/login"), ("step_up", step_up, "/verify")):
+            if page is not None and not page.startswith(("/", "https://", "http://")):
+                raise ConfigurationError(f"require_login: {name} is {page!r}; use a path such as {example!r}.")
         self.redirect = redirect
+        self.step_up = step_up
         if cookie is not None and transport is not None:
             raise ConfigurationError(f"require_login: give cookie= or transport=[Cookie({cookie!r})], not both.")
         self.cookie = cookie
@@ -113,9 +121,20 @@ class LoginRequired(SecurityBase):
             session.mark_accessed()
             user_id = session.user_id
             if user_id is not None:
+                state = state_of(session)
+                if state.owes_proof or (state.runtime.assessing.enforces and owes_proof(state, session)):
+                    raise self._step_up(connection)
                 self._check(session, connection)
                 return user_id
         raise self._refusal(connection, "Log in first.")
+
+    def _step_up(self, connection: HTTPConnection) -> HTTPException:
+        """What a login that looked suspicious has to prove first: ``session.step_up``, on a page without this guard."""
+        if self.step_up is not None:
+            return HTTPException(303, "Prove once more who you are.", {"Location": self.step_up})
+        challenge = ', error="insufficient_user_authentication", error_description="Another proof is required."'
+        refusal = self._refusal(connection, "Prove once more who you are: this login looks unusual.", challenge)
+        return refusal if self.redirect is None else HTTPException(401, refusal.detail)
 
     def _check(self, session: Session, connection: HTTPConnection) -> None:
         """More that a subclass asks of the login."""
@@ -146,16 +165,18 @@ def _came_for(connection: HTTPConnection) -> str:
 def require_login(
     *,
     redirect: _Setting = None,
+    step_up: _Setting = None,
     cookie: _Setting = None,
     transport: Annotated[Transports | None, CalledFirst()] = None,
 ) -> LoginRequired:
     """``Annotated[str, Depends(require_login(redirect="/login"))]``: pages send visitors to the login page.
 
-    The path that was asked for is added as ``?next=``. ``transport``: the ways that count here, and what OpenAPI shows:
-    ``transport=Bearer()``, or ``transport=[Cookie(), Bearer()]``; without it every way of the app counts, and OpenAPI
-    shows the cookie. Raises ``ConfigurationError``.
+    The path that was asked for is added as ``?next=``. ``step_up``: the page to which those go whose login looked
+    suspicious, where ``RiskPolicy`` says ``"step_up"``; without it they get 401 as RFC 9470 has it. ``transport``: the
+    ways that count here, and what OpenAPI shows: ``transport=Bearer()``, or ``transport=[Cookie(), Bearer()]``; without
+    it every way of the app counts, and OpenAPI shows the cookie. Raises ``ConfigurationError``.
     """
-    return LoginRequired(redirect=redirect, cookie=cookie, transport=transport)
+    return LoginRequired(redirect=redirect, step_up=step_up, cookie=cookie, transport=transport)
 
 
 CurrentSession = Annotated[Session, Depends(current_session())]
