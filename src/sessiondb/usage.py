@@ -11,11 +11,11 @@ import secrets
 from collections import Counter
 from collections.abc import Callable
 
-from sessiondb.core.agents import parse_agent
+from sessiondb.core.client import Client, decode_client
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event
 from sessiondb.core.hyperloglog import hash_of
-from sessiondb.core.record import Client, Record, decode_client, is_impersonated
+from sessiondb.core.record import Record, is_impersonated
 from sessiondb.core.token import Sid
 from sessiondb.core.usage import HOUR, HOURS, Tally
 from sessiondb.stores.base import Sheet, Stats, Store
@@ -81,13 +81,9 @@ class Gatherer:
         if self._keep is not None:
             tally = self._tally(event.at)
             known = _NOBODY if client is None else decode_client(client)
-            agent = parse_agent(known.user_agent)
-            robot = agent.device == "bot"
-            tally.logged_in(
-                agent.device if known.user_agent else None,
-                "Bot" if robot else agent.label if known.user_agent else None,
-                known.country,
-            )
+            label = "Bot" if known.device == "bot" else known.label
+            named = bool(known.user_agent)
+            tally.logged_in(known.device if named else None, label if named else None, known.country)
             if event.user_id is not None and event.sid is not None:
                 tally.active(hash_of(event.user_id), hash_of(event.sid))
 

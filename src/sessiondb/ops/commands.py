@@ -10,12 +10,12 @@ import typer
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.record import EndReason, SessionInfo
 from sessiondb.keyring import KeyRing
-from sessiondb.ops import audit, bench_report, bench_scratch, encryption, output, schema
+from sessiondb.ops import audit, bench_report, bench_scratch, encryption, output, schema, stats
 from sessiondb.ops import bench as benchmark
 from sessiondb.ops.doctor import TIMEOUT, examine
 from sessiondb.ops.revoking import Revocation, confirmed, moment
 from sessiondb.ops.running import Json, KeysFile, Url, UrlOption, User, checked, database, run, url_of
-from sessiondb.stores.base import Stats, Swept
+from sessiondb.stores.base import Swept
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +29,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="Keys for encryption at rest."
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.command()(audit.forget)
+app.command()(stats.stats)
 
 
 @app.command()
@@ -50,11 +51,17 @@ def doctor(
 def init(
     url: Url = None,
     sql: Annotated[bool, typer.Option("--sql", help="Only print the statements, and connect to nothing.")] = False,
+    views: Annotated[
+        bool, typer.Option("--views", help="With --sql: print views too, for people who ask in SQL.")
+    ] = False,
 ) -> None:
     """Make the tables, or print the statements that do."""
     if sql:
-        typer.echo(checked(lambda: schema.ddl(url_of(url))), nl=False)
+        typer.echo(checked(lambda: schema.ddl(url_of(url)) + (schema.views(url_of(url)) if views else "")), nl=False)
         return
+    if views:
+        typer.echo("sessiondb: the app needs no views; sessiondb init --sql --views prints them.", err=True)
+        raise typer.Exit(2)
 
     async def work() -> None:
         async with database(url, new=True):
@@ -62,21 +69,6 @@ def init(
 
     run(work)
     typer.echo("The database is ready for sessions.")
-
-
-@app.command()
-def stats(url: Url = None, json: Json = False) -> None:
-    """Count sessions, users and events."""
-
-    async def work() -> Stats:
-        async with database(url) as db:
-            return await db.stats()
-
-    found = run(work)
-    if json:
-        typer.echo(output.as_json(found))
-    else:
-        output.show_stats(found)
 
 
 @app.command("list")

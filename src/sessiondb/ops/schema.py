@@ -53,6 +53,29 @@ def ddl(url: str) -> str:
     return f"-- {name}:// needs no schema.\n"
 
 
+def views(url: str) -> str:
+    """The statements that make the views over the tables of the database of ``url``.
+
+    Connects to nothing. Raises ``ConfigurationError``, also for a database that has no views.
+    """
+    from sessiondb.stores.views import views_sql
+
+    name = open_store(url).name
+    if name == "sqlite":
+        from sessiondb.stores.sqlite import sqlite_from_url
+
+        return views_sql(name, sqlite_from_url(url).prefix)
+    if name == "postgresql":
+        from sessiondb.stores import _postgresql_url
+
+        return views_sql(name, _postgresql_url.parse(url).prefix)
+    if name == "mysql":
+        from sessiondb.stores import _mysql_url
+
+        return views_sql(name, _mysql_url.parse(url).prefix)
+    return views_sql(name)
+
+
 def check_exists(url: str) -> None:
     """Raise ``ConfigurationError`` for an SQLite file that is not there: a mistyped path would make another one."""
     if urlsplit(url).scheme.partition("+")[0] != "sqlite":
