@@ -1,0 +1,262 @@
+"""Made-up logins of many people over a year: their devices, networks, travels and habits, from one seed.
+
+The knobs of ``World`` are set so that the logins have the published statistics of the RBA data set, which
+``risk_statistics`` lists and compares; nothing of them knows how logins are scored. What is not published is assumed,
+and named so here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from benchmarks.risk_agents import Agent, Device
+from benchmarks.risk_networks import Internet, Provider
+from sessiondb.core.features import Features
+
+HOUR = 1 / 24  # in days, as all times here
+MINUTE = HOUR / 60
+EPOCH = 1_600_000_000_000_000  # when the logins begin, in microseconds UTC
+DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class World:
+    """What the logins are made from. Shares are probabilities, times are in days."""
+
+    users: int = 8000
+    days: float = 391.0  # published: February 2020 to February 2021
+    # Published: a median of 2 logins a user, 9 at 90 %, 28 at 99 %: a log-normal distribution has all three.
+    logins_median: float = 2.0
+    logins_sigma: float = 1.17
+    # Gaps between logins, fitted to the published table.
+    active: float = 0.6  # the least part of the year in which somebody has all their logins; the most is all of it
+    soon: float = 0.1  # visits within a week of another
+    burst: float = 0.27  # logins soon after one, within ``burst_days``
+    burst_days: tuple[float, float] = (0.3 * MINUTE, 6 * HOUR)
+    # Devices. Published: 65.3 % of the logins from mobile ones.
+    mobile_first: float = 0.72
+    both_kinds: float = 0.62  # people with a mobile device and a computer
+    more_devices: float = 0.25
+    second_browser: float = 0.35
+    device_years: float = 2.5
+    # Networks. New addresses by gap are published; what they come from is assumed.
+    keep_connection: float = 2.5 * HOUR  # how long one stays where one is
+    switches: float = 0.05  # changes the network at once, as phones do
+    at_home: float = 0.55
+    mobile_network: float = 0.20  # of a phone's logins
+    works: float = 0.45  # people who log in from work or school too
+    same_provider: float = 0.6  # for home and phone
+    leases: tuple[tuple[float, float], ...] = ((0.30, 400.0), (0.50, 40.0), (0.20, 10.0))  # share, days an address stays
+    stays_near: float = 0.2  # a new address at home is in the network of the old one
+    spread: int = 16  # networks of the gateways of one area's phones
+    # Elsewhere.
+    trips_a_year: float = 1.0
+    trip_days: float = 8.0
+    roams: float = 0.3  # of the logins abroad go through the provider at home
+    vpn_users: float = 0.04
+    vpn_share: float = 0.5  # of their logins
+    moves_years: float = 6.0
+    # Strings as browsers write them since 2023.
+    reduced: bool = False
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One login as a line of JSON: the form of histories and scenarios. ``at``: microseconds UTC.
+
+    ``attack`` names the attacker, where it is one. The levels of ``Features`` may be left out where they can be made of
+    ``ip`` and ``user_agent``.
+    """
+
+    user: str
+    at: int
+    ip: str
+    user_agent: str
+    asn: str | None = None
+    country: str | None = None
+    browser: str | None = None
+    system: str | None = None
+    device: str | None = None
+    attack: str | None = None
+
+
+class Login(msgspec.Struct, frozen=True):
+    """A login of the generator; ``family`` is what an attacker may know of the agent."""
+
+    user: int
+    day: float
+    ip: str
+    provider: Provider
+    agent: Agent
+
+    @property
+    def at(self) -> int:
+        """Microseconds UTC."""
+        return EPOCH + int(self.day * DAY)
+
+    def features(self) -> Features:
+        """As the score takes it."""
+        return Features(
+            ip=self.ip,
+            network=f"{self.ip.rpartition('.')[0]}.0/24",
+            region=self.provider.name,
+            country=self.provider.country,
+            agent=self.agent.agent,
+            browser=self.agent.browser,
+            system=self.agent.system,
+            device=self.agent.device,
+        )
+
+    def line(self, attack: str | None = None) -> Line:
+        """As a line of JSON."""
+        return Line(
+            f"u{self.user}",
+            self.at,
+            self.ip,
+            self.agent.agent,
+            self.provider.name,
+            self.provider.country,
+            self.agent.browser,
+            self.agent.system,
+            self.agent.device,
+            attack,
+        )
+
+
+class Person:
+    """One person: what stays the same, and where they are."""
+
+    def __init__(self, number: int, world: World, internet: Internet, rng: random.Random) -> None:
+        self._number, self._world, self._internet, self._rng = number, world, internet, rng
+        self._country: str = internet.countries.draw(rng)
+        self._home = internet.access(rng, self._country)
+        self._phone = internet.mobile(rng, self._country)
+        if self._home.mobile and rng.random() < world.same_provider:
+            self._phone = self._home
+        self._area = rng.randrange(self._phone.mobile)
+        roll = rng.random()
+        for share, days in world.leases:
+            self._lease = days
+            if roll < share:
+                break
+            roll -= share
+        self._address, self._until = self._home.address(rng), 0.0
+        self._work = self._workplace() if rng.random() < world.works else None
+        self._vpn = self._exits() if rng.random() < world.vpn_users else None
+        first = rng.random() < world.mobile_first
+        kinds = [first, *([not first] if rng.random() < world.both_kinds else [])]
+        kinds += [first] if rng.random() < world.more_devices else []
+        self._devices = [self._device(kind, -rng.uniform(0, 365)) for kind in kinds]
+        self._weights = [1.0, *(rng.uniform(0.15, 0.8) for _ in kinds[1:])]
+        trips = _poisson(rng, world.trips_a_year * world.days / 365)
+        self._trips = [(rng.uniform(0, world.days), internet.abroad.draw(rng)) for _ in range(trips)]
+
+    def logins(self) -> Iterator[Login]:
+        """Every login, in order."""
+        world, rng = self._world, self._rng
+        provider = device = ip = None
+        last = None
+        for day in self._times():
+            gap = math.inf if last is None else day - last
+            stays = (1 - world.switches) * math.exp(-gap / world.keep_connection)
+            if provider is None or device is None or ip is None or rng.random() >= stays:
+                device = self._use(day)
+                provider, ip = self._where(day, device.mobile)
+            browser = device.first
+            if device.second is not None and rng.random() < 0.25:
+                browser = device.second
+            yield Login(self._number, day, ip, provider, browser.at(day))
+            last = day
+
+    def _times(self) -> list[float]:
+        world, rng = self._world, self._rng
+        count = max(1, round(rng.lognormvariate(math.log(world.logins_median), world.logins_sigma)))
+        visits = 1 + sum(rng.random() >= world.burst for _ in range(count - 1))
+        active = world.days * rng.uniform(world.active, 1)
+        first = rng.uniform(0, world.days - active)
+        days = [first + rng.uniform(0, active)]
+        for _ in range(visits - 1):
+            again = rng.random() < world.soon
+            days.append(rng.choice(days) + math.exp(rng.uniform(0, math.log(6))) if again else first + rng.uniform(0, active))
+        low, high = (math.log(one) for one in world.burst_days)
+        while len(days) < count:
+            days.append(rng.choice(days) + math.exp(rng.uniform(low, high)))
+        return sorted(day for day in days if day < world.days)
+
+    def _device(self, mobile: bool, day: float) -> Device:
+        return Device.draw(self._rng, mobile, day, self._world.reduced, self._world.second_browser)
+
+    def _use(self, day: float) -> Device:
+        rng = self._rng
+        [index] = rng.choices(range(len(self._devices)), self._weights)
+        if rng.random() < 1 - math.exp(-day / 365 / self._world.device_years) and not hasattr(self, f"_new{index}"):
+            setattr(self, f"_new{index}", True)
+            self._devices[index] = self._device(self._devices[index].mobile, day)
+        return self._devices[index]
+
+    def _where(self, day: float, mobile: bool) -> tuple[Provider, str]:
+        world, rng = self._world, self._rng
+        for start, country in self._trips:
+            if start <= day < start + world.trip_days and country != self._country:
+                if mobile and rng.random() < world.roams:
+                    break
+                away = self._internet.access(rng, country)
+                return away, away.address(rng)
+        if self._vpn is not None and rng.random() < world.vpn_share:
+            exit_ = rng.choice(self._vpn)
+            return exit_, exit_.address(rng)
+        roll = rng.random()
+        if mobile and roll < world.mobile_network:
+            return self._phone, self._phone.mobile_address(rng, self._area, world.spread)
+        roll = rng.random()
+        if roll < world.at_home:
+            return self._home, self._at_home(day)
+        if self._work is not None and roll < world.at_home + 0.3:
+            provider, addresses = self._work
+            return provider, rng.choice(addresses)
+        if roll < 0.93:
+            return self._home, self._at_home(day)
+        other = self._internet.access(rng, self._country)
+        return other, other.address(rng)
+
+    def _at_home(self, day: float) -> str:
+        world, rng = self._world, self._rng
+        while self._until < day:
+            if rng.random() < self._lease / 365 / world.moves_years:
+                self._home = self._internet.access(rng, self._country)
+            if self._until > 0:
+                self._address = self._home.address(rng, self._address, world.stays_near)
+            self._until += rng.expovariate(1 / self._lease)
+        return self._address
+
+    def _workplace(self) -> tuple[Provider, list[str]]:
+        rng = self._rng
+        provider = self._internet.own(self._country) if rng.random() < 0.3 else self._internet.access(rng, self._country)
+        first = provider.address(rng)
+        return provider, [first, *(provider.address(rng, first, 1.0) for _ in range(rng.choice((0, 0, 3))))]
+
+    def _exits(self) -> list[Provider]:
+        rng, internet = self._rng, self._internet
+        country = self._country if rng.random() < 0.5 else internet.abroad.draw(rng)
+        return [internet.hosting(rng, country) for _ in range(3)]
+
+
+def _poisson(rng: random.Random, mean: float) -> int:
+    count, product, limit = 0, rng.random(), math.exp(-mean)
+    while product > limit:
+        count, product = count + 1, product * rng.random()
+    return count
+
+
+def logins(world: World, seed: int) -> tuple[Internet, list[Login]]:
+    """Every login of everybody, in order, and the internet that they come from. The same for the same seed."""
+    internet = Internet(seed)
+    found: list[Login] = []
+    for number in range(world.users):
+        found += Person(number, world, internet, random.Random(f"{seed}:{number}")).logins()
+    found.sort(key=lambda login: login.day)
+    return internet, found
