@@ -27,6 +27,7 @@ from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policy import Policy
 from sessiondb.core.privacy import Privacy
 from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo, StepUp
+from sessiondb.core.usage_series import Usage, UsageLevel, UsagePoint, UsageSpread
 from sessiondb.db import Issued, SessionDB
 from sessiondb.federation import IdP
 from sessiondb.geo import Geo, Place
@@ -115,6 +116,10 @@ __all__ = [
     "SuspiciousNetwork",
     "Swept",
     "TrustedProxies",
+    "Usage",
+    "UsageLevel",
+    "UsagePoint",
+    "UsageSpread",
     "UsedFrom",
     "check_csrf_token",
     "csrf_token",

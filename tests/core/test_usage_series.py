@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sessiondb.core.hyperloglog import STANDARD_ERROR, hash_of
 from sessiondb.core.policy import SECOND
 from sessiondb.core.usage import DAY, HOUR, Tally
-from sessiondb.core.usage_series import By, Level, Spread, bounds, check_by, end_of, periods, point, start_of
+from sessiondb.core.usage_series import By, UsageLevel, UsageSpread, bounds, check_by, end_of, periods, point, start_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 moments = st.integers(0, 400 * 365 * DAY)
@@ -120,19 +120,19 @@ def test_a_point_says_what_the_tally_has() -> None:
     tally.live.add(20, 2)
     found = point(0, HOUR, tally)
     assert (found.active_users, found.active_users_error, found.active_sessions) == (4, 0.0, 10)
-    assert found.sessions_per_user == Spread(4, 2.5, 1.0, 6.0, 6.0, 6.0)
+    assert found.sessions_per_user == UsageSpread(4, 2.5, 1.0, 6.0, 6.0, 6.0)
     assert list(found.logins_by_country.items()) == [("DE", 2), ("US", 1), ("unknown", 1)]
     assert (found.new_sessions, found.logins, found.refused_logins) == (7, 4, 2)
     assert (found.ended, found.ended_by_reason) == (2, {"expired_idle": 1, "logout": 1})
-    assert found.session_length == Spread(1, 100.0, 100.0, 100.0, 100.0, 100.0)
+    assert found.session_length == UsageSpread(1, 100.0, 100.0, 100.0, 100.0, 100.0)
     assert found.expired_length.mean == 5.0
-    assert found.live_sessions == Level(15.0, 10, 20, 20)
+    assert found.live_sessions == UsageLevel(15.0, 10, 20, 20)
     assert found.live_users is None
 
 
 def test_a_point_of_nothing_has_no_numbers() -> None:
     found = point(0, HOUR, Tally())
-    nothing = Spread(0, None, None, None, None, None)
+    nothing = UsageSpread(0, None, None, None, None, None)
     assert found.sessions_per_user == found.session_length == found.expired_length == found.idle_gap == nothing
     assert (found.active_users, found.logins, found.ended, found.live_sessions) == (0, 0, 0, None)
 

@@ -23,7 +23,7 @@ _USUAL = {"hour": 2 * DAY, "day": 30 * DAY, "week": 26 * 7 * DAY, "month": 365 *
 
 # Dataclasses, not structs: an endpoint of FastAPI may return what people are shown.
 @dataclass(frozen=True, slots=True)
-class Level:
+class UsageLevel:
     """A number that goes up and down, as looked at every ten minutes or so: its mean, bounds and last value."""
 
     mean: float
@@ -33,7 +33,7 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class UsageSpread:
     """How something is distributed over ``count`` cases. ``None`` where there are none.
 
     ``mean`` and ``most`` are exact, quantiles right to within 2.5 %: half of all are at most ``p50``, and so on.
@@ -73,7 +73,7 @@ class UsagePoint:
     active_users: int
     active_users_error: float
     active_sessions: int
-    sessions_per_user: Spread
+    sessions_per_user: UsageSpread
     new_sessions: int
     logins: int
     refused_logins: int
@@ -82,11 +82,11 @@ class UsagePoint:
     logins_by_country: Mapping[str, int]
     ended: int
     ended_by_reason: Mapping[str, int]
-    session_length: Spread
-    expired_length: Spread
-    idle_gap: Spread
-    live_sessions: Level | None
-    live_users: Level | None
+    session_length: UsageSpread
+    expired_length: UsageSpread
+    idle_gap: UsageSpread
+    live_sessions: UsageLevel | None
+    live_users: UsageLevel | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,19 +205,19 @@ def _seconds(micros: float | None) -> float | None:
     return None if micros is None else micros / SECOND
 
 
-def _spread(histogram: Histogram) -> Spread:
+def _spread(histogram: Histogram) -> UsageSpread:
     p50, p90, p99 = (_seconds(histogram.quantile(q)) for q in (0.5, 0.9, 0.99))
     most = histogram.most if histogram.count else None
-    return Spread(histogram.count, _seconds(histogram.mean), p50, p90, p99, _seconds(most))
+    return UsageSpread(histogram.count, _seconds(histogram.mean), p50, p90, p99, _seconds(most))
 
 
-def _per_user(users: int, sessions: int, sample: Sequence[int]) -> Spread:
+def _per_user(users: int, sessions: int, sample: Sequence[int]) -> UsageSpread:
     if not users or not sample:
-        return Spread(0, None, None, None, None, None)
+        return UsageSpread(0, None, None, None, None, None)
     p50, p90, p99 = (float(sample[-(-percent * len(sample) // 100) - 1]) for percent in (50, 90, 99))
     # Two estimates may have more users than sessions.
-    return Spread(users, max(1.0, sessions / users), p50, p90, p99, float(sample[-1]))
+    return UsageSpread(users, max(1.0, sessions / users), p50, p90, p99, float(sample[-1]))
 
 
-def _level(gauge: Gauge) -> Level | None:
-    return Level(gauge.total / gauge.samples, gauge.least, gauge.most, gauge.last) if gauge.samples else None
+def _level(gauge: Gauge) -> UsageLevel | None:
+    return UsageLevel(gauge.total / gauge.samples, gauge.least, gauge.most, gauge.last) if gauge.samples else None

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.policy import SECOND
-from sessiondb.core.usage_series import By, Spread, Usage, UsagePoint, check_by
+from sessiondb.core.usage_series import By, UsageSpread, Usage, UsagePoint, check_by
 from sessiondb.ops import output
 from sessiondb.ops.revoking import moment
 from sessiondb.ops.running import Json, Url, checked, database, run
@@ -124,7 +124,7 @@ def _cells(one: UsagePoint) -> tuple[Text, ...]:
     )
 
 
-def _median(spread: Spread) -> str:
+def _median(spread: UsageSpread) -> str:
     return "" if spread.p50 is None else length_text(spread.p50)
 
 
