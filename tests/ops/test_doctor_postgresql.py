@@ -72,7 +72,7 @@ async def test_a_server_with_its_defaults_loses_nothing(url: str) -> None:
     assert problems(report) == []
     assert report.database.startswith("PostgreSQL ")
     assert [one.survives for one in report.durability] == [True, True, True]
-    assert finding(report, "indexes").found == "all 6 there"
+    assert finding(report, "indexes").found == "all 12 there"
     assert finding(report, "clock").level == "ok"
 
 

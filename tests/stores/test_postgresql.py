@@ -15,11 +15,10 @@ from databases import new_prefix, start, url_of, with_option
 from provision.postgresql import PostgreSQL
 from sessiondb import SessionDB, StoreUnavailable, open_store
 from sessiondb.core import codec
-from sessiondb.core.change import Applied, Gone
+from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreError
 from sessiondb.stores import postgresql
 from sessiondb.stores._numbers import positional
-from sessiondb.stores.base import EventQuery
 from sessiondb.stores.postgresql import PostgreSQLStore
 from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit
@@ -97,21 +96,6 @@ async def test_a_deadlock_with_another_program_is_tried_again(url: str, sql: Any
     await store.close()
 
 
-async def test_events_of_a_batch_with_a_row_that_fails_are_written_once(url: str, sql: Any, kit: Kit) -> None:
-    store = await kit.store()
-    ended, held, living = (kit.record("ann") for _ in range(3))
-    await kit.put_in(store, ended, held, living)
-    assert isinstance(await kit.apply(store, kit.end(ended)), Applied)
-    async with sql.transaction():
-        await sql.execute(f"SELECT FROM {prefix_of(url)}sessions WHERE sid = $1 FOR UPDATE", held.sid)
-        changes = [kit.update(record, {"n": 1}) for record in (ended, held, living)]
-        gone, refused, applied = await store.apply(changes, [kit.event()])
-    assert isinstance(gone, Gone)
-    assert isinstance(refused, StoreError)
-    assert isinstance(applied, Applied)
-    assert len((await store.events(EventQuery())).events) == 1
-
-
 async def test_a_server_that_takes_no_writes_is_told(url: str) -> None:
     async with SessionDB(url) as db:
         await db.create("ann")
@@ -158,7 +142,7 @@ async def test_what_landed_is_told_although_the_reason_of_another_cannot_be_read
         small.process.kill()
         return await load(sids)
 
-    monkeypatch.setattr(store, "_load", load_from_the_dead)
+    monkeypatch.setattr(store._applying, "_load", load_from_the_dead)
     applied, lost = await store.apply([kit.update(living, {"n": 1}), kit.update(unknown, {"n": 1})])
     monkeypatch.undo()
     assert isinstance(applied, Applied)

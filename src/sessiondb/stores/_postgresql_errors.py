@@ -139,4 +139,5 @@ def translated(error: Exception, where: str, outcome: WriteOutcome) -> Exception
 def _lost(error: Exception) -> bool:
     if isinstance(error, ConnectionRefusedError):
         return False
-    return isinstance(error, (asyncpg.InterfaceError, ConnectionError, EOFError))
+    # The driver's "internal" errors: the server had said why it goes, and has not closed its side yet.
+    return isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError, ConnectionError, EOFError))

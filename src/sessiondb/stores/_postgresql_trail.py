@@ -16,7 +16,7 @@ from sessiondb.stores._postgresql_statements import EVENT_COLUMNS, Statements
 from sessiondb.stores.base import EventPage, EventQuery, Position, Stream
 
 # Rows that one statement deletes, so that nobody who appends waits behind it.
-PURGED_AT_ONCE = 10_000
+PURGED_AT_ONCE = 2_000
 
 _decode = msgspec.json.Decoder(dict[str, str | int]).decode
 _new = object.__new__
@@ -88,15 +88,14 @@ async def events(sql: Statements, connection: Any, query: EventQuery) -> EventPa
 
 
 async def streams(sql: Statements, connection: Any) -> list[Stream]:
-    """See ``Store.streams``; three looks at the index of places for each stream, however many events it has."""
+    """See ``Store.streams``; two looks at the index of places for each stream, however many events it has."""
     found = await connection.fetch(
-        f"WITH RECURSIVE names AS ((SELECT stream FROM {sql.events} WHERE stream >= '' ORDER BY stream LIMIT 1) "
-        f"UNION ALL SELECT (SELECT e.stream FROM {sql.events} AS e WHERE e.stream > names.stream "
-        f"ORDER BY e.stream LIMIT 1) FROM names WHERE names.stream IS NOT NULL) "
-        f"SELECT names.stream, first.seq, last.* FROM names CROSS JOIN LATERAL ("
-        f"SELECT seq FROM {sql.events} AS e WHERE e.stream = names.stream ORDER BY seq LIMIT 1) AS first "
-        f"CROSS JOIN LATERAL (SELECT {EVENT_COLUMNS} FROM {sql.events} AS e WHERE e.stream = names.stream "
-        f"ORDER BY seq DESC LIMIT 1) AS last ORDER BY names.stream"
+        f"WITH RECURSIVE begun AS ((SELECT stream, seq FROM {sql.events} WHERE stream >= '' ORDER BY stream, seq "
+        f"LIMIT 1) UNION ALL SELECT next.stream, next.seq FROM begun CROSS JOIN LATERAL (SELECT stream, seq "
+        f"FROM {sql.events} AS e WHERE e.stream > begun.stream ORDER BY e.stream, e.seq LIMIT 1) AS next) "
+        f"SELECT begun.stream, begun.seq, last.* FROM begun CROSS JOIN LATERAL (SELECT {EVENT_COLUMNS} "
+        f"FROM {sql.events} AS e WHERE e.stream = begun.stream ORDER BY seq DESC LIMIT 1) AS last "
+        f"ORDER BY begun.stream"
     )
     return [Stream(row[0], row[1], to_event(row[2:])) for row in found]
 

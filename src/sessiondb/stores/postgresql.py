@@ -60,6 +60,8 @@ from sessiondb.stores.base import (
 
 log = logging.getLogger("sessiondb")
 
+LARGE_PAGE = 100  # whoever verifies the trail asks for more, and requests for less
+
 
 class _Pools:
     """The connections of one event loop; those to the replica are the primary's, if there is none."""
@@ -152,7 +154,11 @@ class PostgreSQLStore:
         try:
             async with pool.connection() as connection:
                 connected = True
-                yield connection
+                try:
+                    yield connection
+                except asyncpg.InternalClientError:
+                    connection.terminate()  # it is dying, and does not know yet that it is closed
+                    raise
         except Exception as error:
             if lost_tables(error):
                 pool.drop_idle()
@@ -267,8 +273,11 @@ class PostgreSQLStore:
             return await trail.streams(self._sql, connection)
 
     async def trail(self, stream: str, after: int, limit: int) -> list[Event]:
-        """See ``Store.trail``; asks the replica, if there is one, but for the end of a stream: it may be behind."""
-        if self._settings.replica is not None:
+        """See ``Store.trail``; asks the replica, if there is one, for large pages.
+
+        Not for the last page of a stream, which the replica may not have yet.
+        """
+        if self._settings.replica is not None and limit >= LARGE_PAGE:
             async with self._connection(reading=True) as connection:
                 found = await trail.trail(self._sql, connection, stream, after, limit)
             if len(found) == limit:
