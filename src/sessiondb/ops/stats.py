@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.policy import SECOND
-from sessiondb.core.usage_series import By, UsageSpread, Usage, UsagePoint, check_by
+from sessiondb.core.usage_series import By, Usage, UsagePoint, UsageSpread, check_by
 from sessiondb.ops import output
 from sessiondb.ops.revoking import moment
 from sessiondb.ops.running import Json, Url, checked, database, run
