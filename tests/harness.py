@@ -166,7 +166,7 @@ class Shop:
         self.store = WatchedStore(self.faults)
         # A stalled machine must not look like a slow database.
         # And the next request is to ask it again, however many have failed.
-        settings = {"timeout": 60.0, "breaker": None, "sweep_every": None, "clock": clock, **settings}
+        settings = {"timeout": 60.0, "breaker": None, "sweep_every": None, "clock": clock, "risk": None, **settings}
         self.db = SessionDB(self.store, **settings)
         self.keys = itertools.count()
         self.actions: dict[str, Action] = {}

@@ -90,4 +90,4 @@ async def test_a_database_whose_clock_cannot_be_read_is_not_open_yet(monkeypatch
         assert runtime_of(shop).timers.names == set()
         await shop.db.create()
         assert runtime_of(shop).now() == shop.clock.now + round(HOUR * 1e6)
-        assert runtime_of(shop).timers.names == {"clock", "sweep", "keeping"}
+        assert runtime_of(shop).timers.names >= {"clock", "sweep", "keeping"}

@@ -15,6 +15,7 @@ from sessiondb import Session, SessionDB
 GIVEN: list[Callable[..., Any]] = [
     *(getattr(SessionDB, verb) for verb in ("create", "get", "sessions_of", "revoke", "revoke_all")),
     *(getattr(SessionDB, verb) for verb in ("find_sessions", "sweep", "stats", "usage", "events")),
+    *(getattr(SessionDB, verb) for verb in ("checkpoint", "verify_trail", "forget", "login_failed", "replay_risk")),
     sessiondb.flashes,
     *(getattr(Session, name).fget for name in ("client", "auth", "risk", "expires_at", "user_id")),
 ]

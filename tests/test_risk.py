@@ -384,6 +384,63 @@ def session_connection(session: Any) -> HTTPConnection:
     return HTTPConnection({"type": "http", "headers": [], SCOPE_KEY: {"sid": session}, "session": session, "path": "/"})
 
 
+class TestReviewing:
+    async def test_an_attack_is_unlearnt_and_its_session_ended(self) -> None:
+        async with watched() as (shop, _):
+            await log_in(shop)
+            shop.clock.advance(DAY)
+            thief, _ = await log_in(shop, agent=CHROME)
+            [event] = [one for one in await shop.events(EventType.LOGIN) if one.sid == thief.sid]
+            await shop.db.feedback(event, "attack")
+            assert (await thief.do(lambda session: session.user_id)).result is None
+            _, verdict = await log_in(shop, agent=CHROME)
+            assert Rule.NEW_DEVICE in verdict.rules
+            [said] = await shop.events(EventType.RISK_FEEDBACK)
+            assert (said.user_id, said.reason) == ("ann", "attack")
+
+    async def test_a_refused_login_that_was_the_user_is_learnt(self) -> None:
+        async with watched(rules={"new_device": "high"}, actions={"high": "refuse"}) as (shop, _):
+            await log_in(shop)
+            assert (await shop.browser().do(lambda s: s.login("ann"), **{"user-agent": CHROME})).status == 409
+            await settle(shop)
+            [refused] = await shop.events(EventType.RISK_FOUND)
+            await shop.db.feedback(refused, "legitimate")
+            _, verdict = await log_in(shop, agent=CHROME)
+            assert Rule.NEW_DEVICE not in verdict.rules
+
+    async def test_feedback_is_about_logins(self) -> None:
+        async with watched() as (shop, _):
+            browser, _ = await log_in(shop)
+            await browser.do(lambda session: session.logout())
+            [ended] = await shop.events(EventType.SESSION_ENDED)
+            with pytest.raises(ValueError, match="no login"):
+                await shop.db.feedback(ended, "attack")
+            [login] = await shop.events(EventType.LOGIN)
+            with pytest.raises(ValueError, match="legitimate"):
+                await shop.db.feedback(login, "fine")  # type: ignore[arg-type]
+
+    async def test_another_policy_is_tried_on_what_has_happened(self) -> None:
+        async with watched() as (shop, told):
+            for agent in (FIREFOX, FIREFOX, CHROME, CHROME):
+                await log_in(shop, agent=agent)
+                shop.clock.advance(DAY)
+            for _ in range(11):
+                await shop.db.login_failed("bob@example.org", user_id="bob")
+            await settle(shop)
+            said = len(told)
+            shop.store.reset()
+            policy = RiskPolicy(rules={"new_device": "high", "unusual_login": None}, actions={"high": "refuse"})
+            found = await shop.db.replay_risk(policy)
+            assert (found.logins, found.failures) == (4, 11)
+            assert found.levels[RiskLevel.HIGH] == 1
+            assert found.actions[RiskAction.REFUSE] == 1
+            events = {event.type for event, verdict in found.found if Rule.BRUTE_FORCE in verdict.rules}
+            assert events == {EventType.LOGIN_FAILED}
+            assert len(told) == said
+            assert {"apply", "count", "record_logins"}.isdisjoint(shop.store.calls)
+            assert (await shop.db.replay_risk(policy, until=1)).logins == 0
+
+
 class TestSettings:
     @pytest.mark.parametrize(
         ("settings", "said"),

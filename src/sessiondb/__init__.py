@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sessiondb.auditing import Audit, append_to, log_checkpoint
 from sessiondb.core.breaker import CircuitBreaker
+from sessiondb.core.checkpoints import Checkpoint, Head
 from sessiondb.core.client import UsedFrom
 from sessiondb.core.errors import (
     ConfigurationError,
@@ -21,23 +23,34 @@ from sessiondb.core.errors import (
     StoreError,
     StoreUnavailable,
 )
-from sessiondb.core.events import Event, EventType
+from sessiondb.core.events import Event, EventClass, EventType, Seal
 from sessiondb.core.limits import Limits, SuspiciousNetwork
 from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policy import Policy
 from sessiondb.core.privacy import Privacy
 from sessiondb.core.record import Auth, Client, EndReason, Risk, SessionInfo, StepUp
+from sessiondb.core.risk import Finding, RiskAction, RiskLevel, Rule, Verdict
+from sessiondb.core.rules import RuleSettings
+from sessiondb.core.signing import Ed25519Signer, Ed25519Verifier, HmacSigner
+from sessiondb.core.thresholds import Questioned
 from sessiondb.core.usage_series import Usage, UsageLevel, UsagePoint, UsageSpread
+from sessiondb.core.verifying import Problem
 from sessiondb.db import Issued, SessionDB
 from sessiondb.federation import IdP
+from sessiondb.forgetting import Forgotten
 from sessiondb.geo import Geo, Place
 from sessiondb.keyring import KeyRing
 from sessiondb.listing import Criteria
 from sessiondb.notices import ENDED_MESSAGES, ended_message
 from sessiondb.probing import Readiness
+from sessiondb.reviewing import Replay
+from sessiondb.risk_policy import RiskPolicy
 from sessiondb.session import Session
+from sessiondb.sinks import Webhook, log_events
 from sessiondb.stores.base import Ended, EventPage, Stats, Store, Swept, open_store
 from sessiondb.stores.encrypting import Reencrypted
+from sessiondb.suspicions import Suspicion
+from sessiondb.verifying import Verification
 from sessiondb.web.cookie import Cookie
 from sessiondb.web.csrf import CrossOrigin
 from sessiondb.web.csrf_tokens import RequireCsrfToken, check_csrf_token, csrf_token
@@ -62,8 +75,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENDED_MESSAGES",
+    "Audit",
     "Auth",
     "Bearer",
+    "Checkpoint",
     "CircuitBreaker",
     "Client",
     "ConfigurationError",
@@ -73,15 +88,22 @@ __all__ = [
     "CrossOriginRefused",
     "CsrfTokenRefused",
     "CurrentSession",
+    "Ed25519Signer",
+    "Ed25519Verifier",
     "EndReason",
     "Ended",
     "Event",
+    "EventClass",
     "EventPage",
     "EventType",
+    "Finding",
     "Flash",
+    "Forgotten",
     "Geo",
+    "Head",
     "Header",
     "HeadersSent",
+    "HmacSigner",
     "IdP",
     "Issued",
     "KeyRing",
@@ -91,14 +113,23 @@ __all__ = [
     "Place",
     "Policy",
     "Privacy",
+    "Problem",
+    "Questioned",
     "RateLimited",
     "Readiness",
     "Reencrypted",
+    "Replay",
     "RequireCsrfToken",
     "RequireLevel",
     "RequireLogin",
     "RequireRecentLogin",
     "Risk",
+    "RiskAction",
+    "RiskLevel",
+    "RiskPolicy",
+    "Rule",
+    "RuleSettings",
+    "Seal",
     "Session",
     "SessionDB",
     "SessionDBError",
@@ -113,6 +144,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreUnavailable",
+    "Suspicion",
     "SuspiciousNetwork",
     "Swept",
     "TrustedProxies",
@@ -121,12 +153,18 @@ __all__ = [
     "UsagePoint",
     "UsageSpread",
     "UsedFrom",
+    "Verdict",
+    "Verification",
+    "Webhook",
+    "append_to",
     "check_csrf_token",
     "csrf_token",
     "current_session",
     "ended_message",
     "flash",
     "flashes",
+    "log_checkpoint",
+    "log_events",
     "open_store",
     "readiness",
     "require_login",

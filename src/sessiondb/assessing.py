@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -115,7 +116,7 @@ class Judge:
                 longitude=place.longitude,
                 radius=place.accuracy_km,
                 country=place.country,
-                client=self._client(seen),
+                client=self.client(seen),
             )
         )
         return Assessment(user_id, self.verdict(findings, scored), marks, scored, entry, source, found)
@@ -135,7 +136,7 @@ class Judge:
             dry_run=policy.dry_run,
         )
 
-    def _client(self, seen: Seen) -> int:
+    def client(self, seen: Seen) -> int:
         """Browser and system without versions, as a number of 16 bits; 0 is what is not known."""
         if seen.user_agent is None:
             return 0
@@ -148,7 +149,7 @@ class Judge:
             at=seen.at // SECOND,
             network=marks[1] or None,
             region=marks[2] or None,
-            client=self._client(seen) or None,
+            client=self.client(seen) or None,
             country=seen.place.country,
             position=_position(seen.place.latitude, seen.place.longitude, seen.place.accuracy_km, seen.place.country),
             label=parse_agent(seen.user_agent).label if seen.user_agent else "an unknown browser",
@@ -187,18 +188,31 @@ class Assessing:
         self._judge: Judge | None = None
         self._enforces = policy is not None and not policy.dry_run and RiskAction.STEP_UP in policy.action_of.values()
 
+    async def open(self) -> None:
+        """Find out by which key values are hashed. What fails is tried again with the first login."""
+        with suppress(StoreError):
+            if await self.judge() is not None:
+                await self.learning.read(self._runtime.store)
+
+    async def close(self) -> None:
+        """Write what was counted and learnt. Raises nothing."""
+        if self._judge is not None:
+            await self.counting.flush()
+            with suppress(StoreError):
+                await self.learning.publish(self._runtime.store)
+
     async def judge(self) -> Judge | None:
         """The judge, once its key is known; ``None`` if nothing is assessed. Raises ``StoreError``."""
         if self._judge is None and self.policy is not None:
             key = self.policy.secret()
             if key is None:
-                async with self._runtime.using_store() as store:
+                store = self._runtime.store
+                text = await store.recall(_KEY_NAME)
+                if text is None:
+                    # Of two workers at once the last one wins, so both read again.
+                    await store.remember(_KEY_NAME, secrets.token_hex(32))
                     text = await store.recall(_KEY_NAME)
-                    if text is None:
-                        # Of two workers at once the last one wins, so both read again.
-                        await store.remember(_KEY_NAME, secrets.token_hex(32))
-                        text = await store.recall(_KEY_NAME)
-                    key = bytes.fromhex(text or "")
+                key = bytes.fromhex(text or "")
             self._judge = Judge(self.policy, key)
         return self._judge
 
@@ -262,7 +276,14 @@ class Assessing:
         self._runtime.counters["lost_login_counts"] += count
 
 
-def risk_event(runtime: Runtime, verdict: Verdict, user_id: str | None, sid: str | None, ip: str | None) -> Event:
+def risk_event(
+    runtime: Runtime,
+    verdict: Verdict,
+    user_id: str | None,
+    sid: str | None,
+    ip: str | None,
+    user_agent: str | None = None,
+) -> Event:
     """The event of a verdict. What it goes by is personal; levels and rules are not."""
     privacy = runtime.clients.privacy
     details: dict[str, str | int] = {
@@ -273,6 +294,8 @@ def risk_event(runtime: Runtime, verdict: Verdict, user_id: str | None, sid: str
     if verdict.dry_run:
         details["dry_run"] = 1
     personal: dict[str, str | int] = {"reasons": "; ".join(verdict.reasons)}
+    if user_agent is not None and privacy.user_agent:
+        personal["user_agent"] = user_agent
     for finding in verdict.findings:
         personal.update((f"{finding.rule}.{name}", value) for name, value in finding.evidence.items())
     runtime.counters[EventType.RISK_FOUND.value] += 1

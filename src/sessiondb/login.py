@@ -101,8 +101,8 @@ async def _assess(session: dict[str, Any], state: State, staged: StagedLogin, ol
         return assessment
     verdict = assessment.verdict
     runtime.counters[EventType.LOGIN_REFUSED.value] += 1
-    event = risk_event(runtime, verdict, user_id, None, visitor.ip)
-    refused = replace(event, type=EventType.LOGIN_REFUSED, reason="risk", details={}, personal={})
+    event = risk_event(runtime, verdict, user_id, None, visitor.ip, seen.user_agent)
+    refused = replace(event, type=EventType.LOGIN_REFUSED, reason="risk", details={})
     if runtime.audit_required:
         async with runtime.using_store() as store:
             await store.append([event, refused])

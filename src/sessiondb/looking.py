@@ -10,9 +10,10 @@ from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
-from sessiondb import failing, forgetting, usage_reading, verifying
+from sessiondb import failing, forgetting, reviewing, usage_reading, verifying
 from sessiondb.abuse import Abuse
 from sessiondb.core.checkpoints import Checkpoint
+from sessiondb.core.events import Event
 from sessiondb.core.limits import SuspiciousNetwork
 from sessiondb.core.record import check_user_id
 from sessiondb.core.risk import Verdict
@@ -20,6 +21,8 @@ from sessiondb.core.signing import Verifier
 from sessiondb.core.usage_series import Usage
 from sessiondb.forgetting import Forgotten
 from sessiondb.listing import moment
+from sessiondb.reviewing import Replay
+from sessiondb.risk_policy import RiskPolicy
 from sessiondb.runtime import Runtime
 from sessiondb.stores.base import EventPage, EventQuery, Stats
 from sessiondb.suspicions import RiskHookFunction, RiskHooks
@@ -88,6 +91,26 @@ class Looking:
         address and the browser. Raises nothing while the database is away: the verdict says nothing then.
         """
         return await failing.login_failed(self.runtime, user_hint, request, user_id)
+
+    async def feedback(self, event: Event, said: Literal["legitimate", "attack"]) -> None:
+        """Say what a login was, as the user or an administrator knows by now. ``event`` is the one that ``events`` has.
+
+        ``"attack"``: its session is ended, and what it taught about the user is forgotten. ``"legitimate"``: where
+        it was refused, the next login from there is known. Written into the trail. Raises ``ValueError`` for an event
+        that is no login, ``StoreError``.
+        """
+        await self.runtime.ready()
+        await reviewing.feedback(self.runtime, event, said)
+
+    async def replay_risk(
+        self, policy: RiskPolicy, *, since: int | None = None, until: int | None = None, limit: int = 100_000
+    ) -> Replay:
+        """What another policy would have said of the logins in the trail: nothing is done, and nobody is told.
+
+        Times in microseconds; ``limit``: the newest so many logins, and as many failed ones. Where ``Privacy`` has kept
+        less of addresses or browsers, it has less to go by. Raises ``StoreError``.
+        """
+        return await reviewing.replay(self.runtime, policy, since, until, limit)
 
     # -- the audit trail ----------------------------------------------------------------------------------
 

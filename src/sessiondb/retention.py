@@ -47,6 +47,8 @@ class Keeping:
         now = runtime.now()
         async with runtime.using_store() as store:
             done = await store.expire(now, MOST)
+            if runtime.assessing.policy is not None:
+                await runtime.assessing.learning.fold(store)
         done += await purge(runtime, self._audit)
         if self._address_for is not None:
             done += await age(runtime, self._audit, now - self._address_for)

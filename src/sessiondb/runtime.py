@@ -173,6 +173,7 @@ class Runtime:
                         await self._inner.close()
                         raise
                 self._opened = True
+                await self.assessing.open()
             except (StoreUnavailable, TimeoutError) as error:
                 failure = (
                     error
@@ -206,6 +207,7 @@ class Runtime:
             try:
                 async with asyncio.timeout(self._settings.timeout * 2):
                     await self.background.flush()
+                    await self.assessing.close()
             except TimeoutError:
                 pass  # what is left is told below
             if self.announcer is not None:
