@@ -17,6 +17,7 @@ from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreError
 from sessiondb.core.record import EndReason
 from sessiondb.stores import _redis_scripts as scripts
+from sessiondb.stores._redis_list_scripts import FORBID
 from sessiondb.stores._redis_connection import Command, Connection
 from sessiondb.stores._redis_slots import slot_of
 from sessiondb.stores.redis import RedisStore
@@ -181,7 +182,7 @@ async def test_revoke_all_leaves_no_login_under_way_though_its_script_is_forgott
     """What is loaded again comes after what was sent behind it: not_before must not come after the listing."""
     await raw(store, "SCRIPT", "FLUSH")
     for script in scripts.ALL.values():
-        if script is not scripts.FORBID:
+        if script is not FORBID:
             await raw(store, "SCRIPT", "LOAD", script.text)
     loading, logged_in = asyncio.Event(), asyncio.Event()
     run = Connection.run

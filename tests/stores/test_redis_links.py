@@ -14,7 +14,8 @@ from sessiondb.core.change import Applied, Conflict, SignIn
 from sessiondb.core.errors import StoreError, StoreUnavailable
 from sessiondb.core.record import LINK_BYTES, EndReason, Record
 from sessiondb.core.token import Sid
-from sessiondb.stores import _redis_scripts as scripts
+from sessiondb.stores import _redis_change_scripts as change_scripts
+from sessiondb.stores import _redis_script as scripts
 from sessiondb.stores._redis_connection import NotConnected
 from sessiondb.stores._redis_nodes import Keyed, Wait
 from sessiondb.stores.redis import RedisStore
@@ -233,11 +234,11 @@ async def test_a_revoke_that_has_written_something_is_not_called_undone(
         monkeypatch.undo()
         return caught.value.outcome
 
-    Away(monkeypatch, store, scripts.END)
+    Away(monkeypatch, store, change_scripts.END)
     assert await revoke(None) == "not_applied"
-    Away(monkeypatch, store, scripts.END)
+    Away(monkeypatch, store, change_scripts.END)
     assert await revoke(kit.now) == "unknown"
-    Away(monkeypatch, store, scripts.END, nth=2)
+    Away(monkeypatch, store, change_scripts.END, nth=2)
     assert await revoke(None) == "unknown"
     assert 0 < len(await kit.living(store, "ann")) < 300
 
@@ -272,7 +273,7 @@ async def test_a_login_that_has_pushed_somebody_out_is_not_called_undone(
 ) -> None:
     old, new = kit.record("ann", age=HOUR), kit.record("ann")
     await kit.put_in(store, old, new)
-    Away(monkeypatch, store, scripts.END)
+    Away(monkeypatch, store, change_scripts.END)
     with pytest.raises(StoreUnavailable) as caught:
         await store.admit(kit.login(new, per_user=1))
     assert caught.value.outcome == "unknown"
@@ -284,7 +285,7 @@ async def test_a_sweep_that_is_cut_off_tells_whom_it_has_ended(
     """The server goes away before the lists are in order: they mend, but nobody else would report these ends."""
     records = [kit.record("ann", age=2 * HOUR, idle=HOUR) for _ in range(300)]
     await kit.put_in(store, *records)
-    Away(monkeypatch, store, scripts.END, nth=2)
+    Away(monkeypatch, store, change_scripts.END, nth=2)
     swept = await store.sweep(kit.cutoffs(), 300)
     monkeypatch.undo()
     assert 0 < len(swept.ended) < 300

@@ -34,20 +34,24 @@ class Bound:
     def __init__(self, most: int) -> None:
         self.most = most
         self.dropped = 0
+        self._is_busy = False
         self._told_at = -_TELL_EVERY
 
     async def keep(self, store: RedisStore, answer: Sequence[Any]) -> None:
         """After an ``answer`` of ``SEALED``. Raises nothing: the events have been written."""
-        total = plain(answer)[2]
-        if total <= self.most:
+        if plain(answer)[2] <= self.most or self._is_busy:
             return
+        self._is_busy = True
         try:
-            self.dropped += await _drop_oldest(store, total - self.most)
+            dropped = await self._drop_oldest(store)
         except StoreError as error:
             log.warning("redis: the audit trail is above max_events=%d, and could not be cut. %s", self.most, error)
             return
+        finally:
+            self._is_busy = False
+        self.dropped += dropped
         now = time.monotonic()
-        if self.dropped and now >= self._told_at + _TELL_EVERY:
+        if dropped and now >= self._told_at + _TELL_EVERY:
             self._told_at = now
             log.error(
                 "redis: the audit trail has reached max_events=%d: its oldest events were dropped, %d by this process "
@@ -56,30 +60,35 @@ class Bound:
                 self.dropped,
             )
 
-
-async def _drop_oldest(store: RedisStore, count: int) -> int:
-    """Delete the oldest events, ``count`` of them at least, in whole blocks; how many."""
-    dropped = 0
-    blocks_key = store.keys.blocks
-    while dropped < count:
-        [blocks] = await store.run([(blocks_key, ("ZRANGE", blocks_key, 0, 0))])
-        if not blocks:
-            break
-        block = int(blocks[0])
-        key = store.keys.block(block)
-        [values] = await store.run([(key, ("LRANGE", key, 0, -1))])
-        found = {block * BLOCK + at: to_event(value) for at, value in enumerate(values) if value}
-        by_stream: dict[str, list[tuple[int, Event]]] = {}
-        for number, event in found.items():
-            by_stream.setdefault(seal_of(event).stream, []).append((number, event))
-        calls = [_deletion(store.keys, stream, own, for_room=True) for stream, own in by_stream.items()]
-        # One that was emptied while the next event was to come there has stayed.
-        calls.append(call(scripts.TIDY, [store.keys.trail_state, blocks_key, key], block))
-        *gone, _ = await store.run(calls, "unknown")
-        dropped += sum(gone)
-        if found and not sum(gone):
-            break  # somebody else does it
-    return dropped
+    async def _drop_oldest(self, store: RedisStore) -> int:
+        """Delete whole blocks of the oldest events, until there are no more than there may be; how many events."""
+        dropped, before = 0, -1
+        state, blocks_key = store.keys.trail_state, store.keys.blocks
+        while True:
+            # Others drop, too.
+            count, blocks = await store.run(
+                [(state, ("HGET", state, "count")), (blocks_key, ("ZRANGE", blocks_key, 0, 0))]
+            )
+            if int(count or 0) <= self.most or not blocks:
+                return dropped
+            block = int(blocks[0])
+            if block == before:
+                return dropped  # the count is wrong: see repair
+            before = block
+            key = store.keys.block(block)
+            [values] = await store.run([(key, ("LRANGE", key, 0, -1))])
+            by_stream: dict[str, list[tuple[int, Event]]] = {}
+            for at, value in enumerate(values):
+                if value:
+                    event = to_event(value)
+                    by_stream.setdefault(seal_of(event).stream, []).append((block * BLOCK + at, event))
+            calls = [_deletion(store.keys, stream, own, for_room=True) for stream, own in by_stream.items()]
+            # One that was emptied while the next event was to come there has stayed.
+            calls.append(call(scripts.TIDY, [state, blocks_key, key], block))
+            *gone, _ = await store.run(calls, "unknown")
+            dropped += sum(gone)
+            if by_stream and not sum(gone):
+                return dropped  # somebody else has just done it
 
 
 async def purge(store: RedisStore, through: Mapping[str, int]) -> int:

@@ -115,10 +115,11 @@ _Part = tuple[list[tuple[int, Event]], int | None]
 async def _named(store: RedisStore, name: str, texts: Sequence[bytes], below: int | None) -> _Part:
     bound: Argument = "" if below is None else below
     [found] = await store.run([call(scripts.NAMED, [store.keys.names(name)], bound, _NAMED)])
-    numbers = sorted(map(int, found), reverse=True)
+    # Each once, whatever a call that was refused in the middle has left there.
+    numbers = sorted(set(map(int, found)), reverse=True)
     values = await fetch(store, numbers, texts)
     part = [(number, to_event(values[number])) for number in numbers if number in values]
-    return part, numbers[-1] if len(numbers) == _NAMED else None
+    return part, numbers[-1] if len(found) == _NAMED else None
 
 
 async def _newest(store: RedisStore, query: EventQuery, texts: Sequence[bytes], below: int | None) -> _Part:
