@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sessiondb.auditing import Audit, append_to, log_checkpoint
+from sessiondb.core.alerts import Alert, Circumstances
 from sessiondb.core.breaker import CircuitBreaker
 from sessiondb.core.checkpoints import Checkpoint, Head
 from sessiondb.core.client import UsedFrom
@@ -75,11 +76,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ENDED_MESSAGES",
+    "Alert",
     "Audit",
     "Auth",
     "Bearer",
     "Checkpoint",
     "CircuitBreaker",
+    "Circumstances",
     "Client",
     "ConfigurationError",
     "Cookie",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sessiondb.attempts import Counting, Found, Source
 from sessiondb.core import history as logins
 from sessiondb.core.agents import parse_agent
+from sessiondb.core.alerts import Circumstances, apart
 from sessiondb.core.countries import name_of, position_of
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event, EventType
@@ -56,6 +57,7 @@ class Assessment:
     verdict: Verdict
     marks: Marks
     score: Score
+    seen: Circumstances
     entry: bytes = field(repr=False)
     source: Source = field(repr=False)
     found: Found = field(repr=False)
@@ -119,7 +121,8 @@ class Judge:
                 client=self.client(seen),
             )
         )
-        return Assessment(user_id, self.verdict(findings, scored), marks, scored, entry, source, found)
+        seen_now = circumstances(seen, past[0] if past else None)
+        return Assessment(user_id, self.verdict(findings, scored), marks, scored, seen_now, entry, source, found)
 
     def failure(self, seen: Seen, found: Found) -> Verdict:
         """Assess a login that has failed."""
@@ -167,6 +170,20 @@ class Judge:
             attempts=found.attempts,
             settings=self.policy.settings,
         )
+
+
+def circumstances(seen: Seen, last: Entry | None = None) -> Circumstances:
+    """What people are told of who asks, and of the user's login before. The address is as it came."""
+    country = seen.place.country
+    device = parse_agent(seen.user_agent).label if seen.user_agent else None
+    if last is None:
+        return Circumstances(at=seen.at, device=device, country=country, ip=seen.ip)
+    here = _position(seen.place.latitude, seen.place.longitude, 0, country)
+    there = _position(last.latitude, last.longitude, 0, last.country)
+    km = apart(here, there) if country != last.country else None
+    return Circumstances(
+        at=seen.at, device=device, country=country, ip=seen.ip, last_at=last.at, last_country=last.country, km=km
+    )
 
 
 def _position(

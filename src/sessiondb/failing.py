@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from sessiondb.assessing import risk_event
+from sessiondb.assessing import circumstances, risk_event
 from sessiondb.core.client import agent_text
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import EventType
@@ -47,7 +47,9 @@ async def login_failed(
     runtime.background.event(replace(event, user_id=known))
     if verdict.findings:
         runtime.background.event(risk_event(runtime, verdict, known, None, ip))
-        runtime.suspicions.tell(Suspicion(verdict, known, None))
+        seen = circumstances(runtime.assessing.seen(ip, agent))
+        kept = replace(seen, ip=runtime.clients.privacy.stored(ip).ip)
+        runtime.suspicions.tell(Suspicion(verdict, known, None, kept))
     return verdict
 
 

@@ -79,7 +79,7 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
     if assessment is not None:
         runtime.assessing.accepted(assessment)
         state.verdict = assessment.verdict
-        runtime.suspicions.tell(Suspicion(assessment.verdict, staged.user_id, record.sid))
+        runtime.suspicions.tell(_suspicion(runtime, assessment, record.sid))
 
 
 def _seen_with(record: Record, old: Record | None) -> dict[str, str | int]:
@@ -118,8 +118,13 @@ async def _assess(session: dict[str, Any], state: State, staged: StagedLogin, ol
         )
     state.staged = state.replaces = None
     _go_on_anonymously(session, state, old)
-    runtime.suspicions.tell(Suspicion(verdict, user_id, None))
+    runtime.suspicions.tell(_suspicion(runtime, assessment, None))
     raise LoginRefused(f"This login looks like somebody else's: {'; '.join(verdict.reasons)}.", reason="risk")
+
+
+def _suspicion(runtime: Runtime, assessment: Assessment, sid: str | None) -> Suspicion:
+    seen = replace(assessment.seen, ip=runtime.clients.privacy.stored(assessment.seen.ip).ip)
+    return Suspicion(assessment.verdict, assessment.user_id, sid, seen)
 
 
 _REFUSING = frozenset({RiskAction.REFUSE, RiskAction.REVOKE_SESSION, RiskAction.REVOKE_USER})

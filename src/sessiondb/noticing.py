@@ -8,6 +8,7 @@ import msgspec
 
 from sessiondb.assessing import risk_event
 from sessiondb.core.agents import parse_agent
+from sessiondb.core.alerts import Circumstances, countries_apart
 from sessiondb.core.change import Update, new_change_id
 from sessiondb.core.client import Client, Sighting, client_of, last_sighting, restated
 from sessiondb.core.countries import position_of
@@ -107,16 +108,26 @@ def _notice(state: State, record: Record, before: Client, now: Client) -> Verdic
     verdict = judge([finding], policy.action_of, levels=policy.level_of, dry_run=policy.dry_run)
     if verdict.level is RiskLevel.NONE:
         return None
-    _tell(state, record, verdict)
+    seen = Circumstances(
+        at=state.began_at,
+        device=now.label,
+        country=now.country,
+        ip=now.ip,
+        last_at=record.last_seen_at,
+        last_device=before.label,
+        last_country=before.country,
+        km=countries_apart(before.country, now.country),
+    )
+    _tell(state, record, verdict, seen)
     if not verdict.dry_run:
         _act(state, record, verdict)
     return verdict
 
 
-def _tell(state: State, record: Record, verdict: Verdict) -> None:
+def _tell(state: State, record: Record, verdict: Verdict, seen: Circumstances | None = None) -> None:
     runtime = state.runtime
     runtime.background.event(risk_event(runtime, verdict, record.user_id, record.sid, state.visitor.ip))
-    runtime.suspicions.tell(Suspicion(verdict, record.user_id, record.sid))
+    runtime.suspicions.tell(Suspicion(verdict, record.user_id, record.sid, seen))
 
 
 def _act(state: State, record: Record, verdict: Verdict) -> None:

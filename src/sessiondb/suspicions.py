@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sessiondb.core.alerts import Alert, Circumstances, alert, headline_of
 from sessiondb.core.calls import takes
 from sessiondb.core.errors import ConfigurationError, StoreError
 from sessiondb.core.risk import Verdict
@@ -22,11 +23,27 @@ HOOK_TIMEOUT = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """A verdict, and whom it is about: the user, and the session (``None``: there is none, or not any more)."""
+    """A verdict, and whom it is about: the user, and the session (``None``: there is none, or not any more).
+
+    ``seen``: with what, from where, and where before, as far as that is known.
+    """
 
     verdict: Verdict
     user_id: str | None
     sid: str | None
+    seen: Circumstances | None = None
+
+    @property
+    def headline(self) -> str:
+        """One line for people: ``"New sign-in from Firefox on Linux, Brazil; last seen in Poland 40 minutes ago"``."""
+        return headline_of(self.verdict, self.seen)
+
+    def alert(self, *, app: str = "your account", url: str | None = None) -> Alert:
+        """A mail to the user: subject, text and HTML. ``app`` names the service, ``url`` is the page of their devices.
+
+        Raises ``ConfigurationError`` for a ``url`` that is no ``https://`` or ``http://`` address.
+        """
+        return alert(self.verdict, self.seen, app=app, url=url)
 
 
 RiskHook = Callable[[Suspicion], "Awaitable[None] | None"]

@@ -18,6 +18,7 @@ AG Antigua and Barbuda 17.1 -61.8 60
 AI Anguilla 18.2 -63.1 20
 AL Albania 41 20 190
 AM Armenia 40 45 190
+AQ Antarctica -82 0 3000
 AO Angola -12 18 900
 AR Argentina -35 -65 2200
 AS American Samoa -14.3 -170.7 150
@@ -43,6 +44,7 @@ BQ Caribbean Netherlands 12.2 -68.3 900
 BR Brazil -11 -53 2500
 BS Bahamas 24.5 -76.5 500
 BT Bhutan 27.4 90.5 180
+BV Bouvet Island -54.4 3.4 20
 BW Botswana -22 24 600
 BY Belarus 53.5 28 340
 BZ Belize 17.2 -88.7 160
@@ -104,6 +106,7 @@ GU Guam 13.4 144.8 40
 GW Guinea-Bissau 12 -15 200
 GY Guyana 5 -59 480
 HK Hong Kong 22.3 114.2 50
+HM Heard Island and McDonald Islands -53 73.5 60
 HN Honduras 14.8 -86.5 370
 HR Croatia 45 16.5 300
 HT Haiti 19 -72.7 200
