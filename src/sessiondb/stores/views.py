@@ -26,7 +26,6 @@ class _Dialect:
     json: Callable[[str, str], str]
     sid: str  # that of a session, as text
     event_sid: str
-    seconds: Callable[[str], str]  # of microseconds
     least: str = "least"
 
 
@@ -41,7 +40,6 @@ _DIALECTS = {
         json=lambda column, key: f"json_extract({column}, '$.{key}')",
         sid="sid",
         event_sid="sid",
-        seconds=lambda micros: f"({micros}) / 1000000.0",
         least="min",
     ),
     "postgresql": _Dialect(
@@ -51,7 +49,6 @@ _DIALECTS = {
         json=lambda column, key: f"{column} ->> '{key}'",
         sid="sid::text",
         event_sid="sid",
-        seconds=lambda micros: f"({micros}) / 1000000.0",
     ),
     "mysql": _Dialect(
         create="CREATE OR REPLACE VIEW {name} AS\n",
@@ -62,7 +59,6 @@ _DIALECTS = {
         # The user's id stays bytes: no collation compares it as exactly.
         event_sid="CONVERT(sid USING utf8mb4)",
         sid="LOWER(INSERT(INSERT(INSERT(INSERT(HEX(sid), 9, 0, '-'), 14, 0, '-'), 19, 0, '-'), 24, 0, '-'))",
-        seconds=lambda micros: f"({micros}) / 1000000.0",
     ),
 }
 
@@ -115,7 +111,7 @@ def _ends(say: _Dialect, p: str) -> str:
     end_reason AS reason,
     {say.sid} AS sid,
     user_id,
-    {say.seconds("ended_at - created_at")} AS length
+    (ended_at - created_at) / 1e6 AS length
   FROM {p}sessions WHERE ended_at IS NOT NULL"""
 
 
@@ -140,7 +136,7 @@ def _users(say: _Dialect, p: str) -> str:
     return f"""\
   SELECT
     user_id,
-    sum(CASE WHEN ended_at IS NULL THEN 1 ELSE 0 END) AS sessions,
+    count(CASE WHEN ended_at IS NULL THEN 1 END) AS sessions,
     max(last_seen_at) AS last_seen_at,
     {_periods(say, "max(last_seen_at)")}
   FROM {p}sessions WHERE user_id IS NOT NULL AND {say.json("auth", "impersonator")} IS NULL GROUP BY user_id"""
