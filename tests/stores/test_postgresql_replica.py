@@ -14,7 +14,12 @@ import pytest
 from databases import start, with_database, with_option
 from provision.postgresql import PostgreSQL
 from provision.process import NotHere
-from sessiondb import SessionDB, StoreUnavailable
+from sessiondb import SessionDB, StoreUnavailable, open_store
+from sessiondb.stores.base import HISTORY_ENTRY_BYTES, Counter, EventQuery
+from sessiondb.stores.postgresql import LARGE_PAGE
+from sessiondb.testing import ManualClock
+from sessiondb.testing.builders import DAY
+from sessiondb.testing.kit import Kit
 
 
 class Pair(NamedTuple):
@@ -65,7 +70,7 @@ async def test_only_listing_events_and_counts_ask_a_replica(pair: Pair) -> None:
         await db.open()
         replica = await caught_up(pair)
         before = await db.stats()
-        events = (await db.events(user_id="ann")).events
+        events = (await db.events()).events
         assert events
         await replica.execute("SELECT pg_wal_replay_pause()")
         async with asyncio.timeout(20):
@@ -81,13 +86,52 @@ async def test_only_listing_events_and_counts_ask_a_replica(pair: Pair) -> None:
                 assert session.user_id is None
             assert [info.sid for info in await db.sessions_of("ann")] == [issued.session.sid]
             assert await db.stats() == before
-            assert (await db.events(user_id="ann")).events == events
+            assert (await db.events()).events == events
+            assert len((await db.events(user_id="ann")).events) > len(events), "those of one user miss nothing"
         finally:
             await replica.execute("SELECT pg_wal_replay_resume()")
             await replica.close()
         await (await caught_up(pair)).close()
         assert await db.sessions_of("ann") == []
         assert (await db.stats()).live == before.live - 1
+
+
+async def test_a_replica_that_is_behind_misleads_nobody_about_the_trail(pair: Pair) -> None:
+    """Large pages come from it, and the end of a stream, which it may not have, from the primary; so does a profile."""
+    kit = Kit(lambda: open_store(with_option(pair.url, "prefix=behind_")), ManualClock())
+    store = await kit.store()
+    events = [kit.event(user_id="ann", details={"n": n}) for n in range(LARGE_PAGE)]
+    await store.append(events)
+    name = kit.place(events[0]).stream
+    replica = await caught_up(pair)
+    await replica.execute("SELECT pg_wal_replay_pause()")
+    async with asyncio.timeout(20):
+        while await replica.fetchval("SELECT pg_get_wal_replay_pause_state()") != "paused":
+            await asyncio.sleep(0.02)
+    try:
+        assert await store.blank([kit.place(event) for event in events], {"who"}) == LARGE_PAGE
+        await store.append([late := kit.event(user_id="bob")])
+        await store.record_logins([("ann", b"e" * HISTORY_ENTRY_BYTES)], kit.now + DAY)
+        await store.count("b", {b"a": 1}, most=9, expires_at=kit.now + DAY)
+        page = await store.trail(name, 0, LARGE_PAGE)
+        assert [event.user_id for event in page] == ["ann"] * LARGE_PAGE, "as it was when the replica stopped"
+        assert [event.user_id for event in await store.trail(name, 0, 10)] == [None] * 10
+        assert await store.trail(name, LARGE_PAGE, LARGE_PAGE) == [late]
+        assert await store.trail(name, LARGE_PAGE + 1, LARGE_PAGE) == []
+        assert len(await store.trail(name, 0, 2 * LARGE_PAGE)) == LARGE_PAGE + 1
+        [stream] = await store.streams()
+        assert (stream.first, stream.last) == (1, late)
+        assert list((await store.events(EventQuery(user_id="ann"))).events) == []
+        assert list((await store.events(EventQuery(user_id="bob"))).events) == [late]
+        assert (await store.events(EventQuery(limit=1))).events[0] == events[-1]
+        profile = await store.profile("ann", [Counter("b", b"a")])
+        assert (profile.history, list(profile.counts)) == (b"e" * HISTORY_ENTRY_BYTES, [1])
+    finally:
+        await replica.execute("SELECT pg_wal_replay_resume()")
+        await replica.close()
+    await (await caught_up(pair)).close()
+    assert [event.user_id for event in await store.trail(name, 0, LARGE_PAGE)] == [None] * LARGE_PAGE
+    await kit.close_all()
 
 
 async def test_a_replica_given_as_primary_is_told_with_the_cure(pair: Pair) -> None:
@@ -111,8 +155,9 @@ async def test_requests_go_on_without_the_replica(pair: Pair) -> None:
             token = (await db.create("eve")).token
             async with db.session(token) as session:
                 assert session.user_id == "eve"
+            assert (await db.events(user_id="eve")).events
             with pytest.raises(StoreUnavailable):
-                await db.events(user_id="eve")
+                await db.events()
         finally:
             pair.replica.process.resume()
 

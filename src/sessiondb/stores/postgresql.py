@@ -263,8 +263,12 @@ class PostgreSQLStore:
         await self._applying.append(events)
 
     async def events(self, query: EventQuery) -> EventPage:
-        """See ``Store.events``; asks the replica, if there is one."""
-        async with self._connection(reading=True) as connection:
+        """See ``Store.events``; asks the replica, if there is one.
+
+        But not for one user, session or actor: who is forgotten goes by the answer, and a replica may be behind.
+        """
+        on_replica = query.user_id is None and query.sid is None and query.actor is None
+        async with self._connection(reading=on_replica) as connection:
             return await trail.events(self._sql, connection, query)
 
     async def streams(self) -> list[Stream]:
