@@ -134,6 +134,26 @@ async def test_a_replica_that_is_behind_misleads_nobody_about_the_trail(pair: Pa
     await kit.close_all()
 
 
+async def test_usage_is_read_from_the_replica(pair: Pair) -> None:
+    async with SessionDB(with_option(pair.url, "prefix=usage_"), sweep_every=None) as db:
+        await db.create("ann")
+        async with db.runtime.using_store() as store:
+            await db.runtime.usage.publish(store)
+        replica = await caught_up(pair)
+        await replica.execute("SELECT pg_wal_replay_pause()")
+        async with asyncio.timeout(20):
+            while await replica.fetchval("SELECT pg_get_wal_replay_pause_state()") != "paused":
+                await asyncio.sleep(0.02)
+        try:
+            await db.create("bob")
+            assert (await db.usage()).total.logins == 1, "as it was when the replica stopped"
+        finally:
+            await replica.execute("SELECT pg_wal_replay_resume()")
+            await replica.close()
+        await (await caught_up(pair)).close()
+        assert (await db.usage()).total.logins == 2
+
+
 async def test_a_replica_given_as_primary_is_told_with_the_cure(pair: Pair) -> None:
     async with SessionDB(pair.primary.url) as db:
         token = (await db.create("bob")).token

@@ -25,6 +25,7 @@ from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
 from sessiondb.core.sealing import Group
 from sessiondb.core.token import Sid
+from sessiondb.core.usage import DAYS, HOURS
 from sessiondb.stores import _postgresql_sets as sets
 from sessiondb.stores import _postgresql_sweeping as sweeping
 from sessiondb.stores import _postgresql_trail as trail
@@ -332,8 +333,8 @@ class PostgreSQLStore:
             await watching.publish(self._sql, connection, sheets)
 
     async def sheets(self, kind: str, since: int, until: int) -> list[Sheet]:
-        """See ``Store.sheets``."""
-        async with self._connection() as connection:
+        """See ``Store.sheets``; asks the replica, if there is one, for those of usage, which come late anyway."""
+        async with self._connection(reading=kind in (HOURS, DAYS)) as connection:
             return await watching.sheets(self._sql, connection, kind, since, until)
 
     async def withdraw(self, sheets: Sequence[Sheet]) -> None:
