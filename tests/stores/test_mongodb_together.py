@@ -282,6 +282,33 @@ async def _in_peace(store: Store, changes: Sequence[Change], events: Sequence[Ev
         return [error]
 
 
+async def test_nobody_waits_for_the_end_of_a_transaction_whose_connection_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its server may be away, and the error that says so is wanted before the deadline."""
+    ended = asyncio.Event()
+    real = AsyncClientSession.end_session
+
+    async def end_session(session: AsyncClientSession) -> None:
+        await ended.wait()
+        await real(session)
+
+    async with lossy() as (proxy, kit):
+        store = await kit.store()
+        proxy.command = b"\x02insert\x00"
+        with monkeypatch.context() as patch:
+            patch.setattr(AsyncClientSession, "end_session", end_session)
+            async with asyncio.timeout(5):
+                with pytest.raises(StoreUnavailable):
+                    await store.apply([kit.create(kit.record("ann"))], [kit.event()])
+        proxy.command = b""
+        ended.set()
+        async with asyncio.timeout(5):
+            while _mongodb_together._ending:
+                await asyncio.sleep(0.01)
+        assert await events_of(store) == []
+
+
 async def test_one_lost_answer_to_a_commit_is_asked_for_again() -> None:
     """By the driver, and the server knows that it is the same."""
     async with lossy() as (proxy, kit):

@@ -118,27 +118,35 @@ async def _counts(counters: Collection, wanted: Sequence[Counter]) -> list[int]:
     return [numbers.get(one, 0) for one in wanted]
 
 
-async def count(
-    counters: Collection, writes: Writes, bucket: str, adds: Mapping[bytes, int], most: int, expires_at: int
-) -> None:
-    """See ``Store.count``; two round trips, and one more for keys that are new, of which the server counts the room."""
+async def keys_to_count(
+    counters: Collection, bucket: str, adds: Mapping[bytes, int], most: int, expires_at: int
+) -> list[bytes]:
+    """Those of ``adds`` that are there or for which there is room, which the server counts by an index.
+
+    It moves the time of the bucket, which may be done twice: where this fails nothing has been counted.
+    """
     moved = {"_id.bucket": bucket, "expires_at": {"$ne": expires_at}}
     where = {"_id": {"$in": [_counter(bucket, key) for key in adds]}}
     found, _ = await asyncio.gather(
         counters.find(where, {"_id": True}, batch_size=len(adds) + 1).to_list(),
-        writes(counters.update_many(moved, {"$set": _goes_after(expires_at)})),
+        counters.update_many(moved, {"$set": _goes_after(expires_at)}),
     )
     there = {one["_id"]["key"] for one in found}
     new = [key for key in adds if key not in there]
     if new:
         taken = await counters.count_documents({"_id.bucket": bucket}, limit=max(1, most))
         new = new[: max(0, most - taken)]
-    upserts = [
-        UpdateOne(
-            {"_id": _counter(bucket, key)}, {"$inc": {"n": adds[key]}, "$set": _goes_after(expires_at)}, upsert=True
-        )
-        for key in sorted({*there, *new})
-    ]
+    return sorted({*there, *new})
+
+
+async def count(
+    counters: Collection, writes: Writes, bucket: str, adds: Mapping[bytes, int], keys: Iterable[bytes], expires_at: int
+) -> None:
+    """Add to the counters of ``keys``, each of which is made if it is not there."""
+    upserts = []
+    for key in keys:
+        change = {"$inc": {"n": adds[key]}, "$set": _goes_after(expires_at)}
+        upserts.append(UpdateOne({"_id": _counter(bucket, key)}, change, upsert=True))
     await _upsert(counters, writes, upserts)
 
 

@@ -7,8 +7,11 @@ What was answered is held by a majority of the members (``w=majority``), so a fa
 comes from the primary, as a majority holds it. Retryable writes stay on, unlike other drivers' retries: the server
 knows a repeated write and applies it once.
 
+A call with events is a transaction. Without ``audit="required"`` none is made: events go beside their changes.
+
 To shard: ``sh.shardCollection("app.sessiondb_sessions", {_id: "hashed"})``. All commands of a request name the ``_id``,
-and new sids, which grow with the time, are spread evenly. Lists of one user ask all shards, by an index.
+and new sids, which grow with the time, are spread evenly. Lists of one user ask all shards, by an index. Events are
+unique by stream and number, which a cluster keeps where the shard key begins with the stream.
 """
 
 from __future__ import annotations
@@ -296,9 +299,11 @@ class MongoDBStore:
 
     @uncancelled
     async def count(self, bucket: str, adds: Mapping[bytes, int], *, most: int, expires_at: int) -> None:
-        """See ``Store.count``."""
+        """See ``Store.count``; two round trips, and one more where keys are new."""
+        async with self._asking() as collections:
+            keys = await watching.keys_to_count(collections.counters, bucket, adds, most, expires_at)
         async with self._in_steps() as (collections, writes):
-            await watching.count(collections.counters, writes, bucket, adds, most, expires_at)
+            await watching.count(collections.counters, writes, bucket, adds, keys, expires_at)
 
     @uncancelled
     async def publish(self, sheets: Sequence[Sheet]) -> None:
