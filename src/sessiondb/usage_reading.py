@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 128 * 1024
 LONGEST_CHUNK = 64 * 24
-_AT_ONCE = 16
+_AT_ONCE = 8
 
 
 async def read(runtime: Runtime, since: int | None, until: int | None, by: str) -> Usage:
@@ -91,6 +91,7 @@ async def _parts(store: Store, since: int, until: int, counters: Counter[str]) -
                 parts.append(_Part(begin, is_day, tally))
         for part in sorted(parts, key=lambda part: (part.begin, not part.is_day)):
             yield part
+            await asyncio.sleep(0)  # adding one up takes a millisecond or two
 
 
 @dataclass(frozen=True, slots=True)
