@@ -12,7 +12,7 @@ from wire import Meter, everything, wire
 from databases import database, new_prefix, url_of, with_option
 from sessiondb import open_store
 from sessiondb.core.change import Applied, Change
-from sessiondb.core.errors import StoreError
+from sessiondb.core.errors import SessionDataError, StoreError
 from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.record import Record
 from sessiondb.core.sealing import Lane
@@ -149,6 +149,24 @@ async def test_a_taken_place_stops_the_whole_call(kit: Kit, names: Sequence[str]
     assert await store.load([record.sid for record in records.values()]) == before
     assert await all_events(store) == [taken]
     assert isinstance((await store.apply([changes["new"]], [kit.event()]))[0], Applied)
+
+
+@pytest.mark.parametrize("fault", ["data that is none", "a user id that is too long"])
+async def test_events_do_not_land_without_a_change_that_is_refused(kit: Kit, sql: Connection, fault: str) -> None:
+    store = await kit.store()
+    spoilt, fine = kit.record("ann"), kit.record("ann")
+    await kit.put_in(store, spoilt)
+    change: Change = kit.create(kit.record("u" * 256))
+    if fault == "data that is none":
+        await sql.run([f"UPDATE {statements_of(store).sessions} SET data = '[1]'"])
+        change = kit.update(spoilt, {"n": 1})
+    with pytest.raises(NotTogether):
+        await store.apply([kit.create(fine), change], [kit.event()])
+    assert await kit.find_record(store, fine.sid) is None
+    [alone] = await store.apply([change], [kit.event()])
+    assert isinstance(alone, SessionDataError)
+    assert await all_events(store) == []
+    assert isinstance((await store.apply([kit.create(fine)], [kit.event()]))[0], Applied)
 
 
 async def test_of_two_workers_at_one_place_one_writes(kit: Kit) -> None:
@@ -365,26 +383,19 @@ async def test_two_purge_and_two_blank_while_one_writes(kit: Kit) -> None:
     assert {event.user_id for event in left} == {"ann"}
 
 
-async def test_what_was_purged_before_a_failure_is_not_called_unwritten(
-    monkeypatch: pytest.MonkeyPatch, kit: Kit
-) -> None:
+async def test_what_was_purged_before_a_failure_is_not_called_unwritten(kit: Kit, sql: Connection) -> None:
+    """The second part meets a row that somebody holds: it has done nothing itself, but the first one is done."""
     store = await kit.store()
     lane = Lane(EventClass.LOGIN)
     await store.append(lane.seal([Event(type=EventType.LOGIN, at=kit.now) for _ in range(trail.PART + 10)]))
-    real, calls = Connection.run, 0
-
-    async def run(connection: Connection, statements: Sequence[str]) -> list[Result]:
-        nonlocal calls
-        calls += statements[0].startswith("DELETE")
-        if calls == 2:
-            await real(connection, ["KILL CONNECTION_ID()"])
-        return await real(connection, statements)
-
-    monkeypatch.setattr(Connection, "run", run)
-    with pytest.raises(StoreError) as caught:
-        await store.purge_events({lane.stream: 10**6})
-    assert caught.value.outcome == "unknown"
-    monkeypatch.undo()
+    held = f"SELECT id FROM {statements_of(store).events} WHERE stream = '{lane.stream}' AND seq = {{}} FOR UPDATE"
+    for seq, outcome in ((trail.PART + 5, "unknown"), (trail.PART + 5, "not_applied")):
+        await sql.run(["START TRANSACTION", held.format(seq)])
+        with pytest.raises(StoreError, match="locked by another transaction") as caught:
+            await store.purge_events({lane.stream: 10**6})
+        await sql.run(["ROLLBACK"])
+        assert caught.value.outcome == outcome
+        assert len(await store.trail(lane.stream, 0, 1000)) == 10
     assert await store.purge_events({lane.stream: 10**6}) == 10
     assert await store.streams() == []
 

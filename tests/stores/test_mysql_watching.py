@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,7 +11,7 @@ from wire import Meter, everything, wire
 from databases import database, new_prefix, url_of, with_option
 from sessiondb import open_store
 from sessiondb.stores import _mysql_watching as watching
-from sessiondb.stores._mysql_connection import Connection, connect
+from sessiondb.stores._mysql_connection import Connection, Result, connect
 from sessiondb.stores._mysql_rows import Statements
 from sessiondb.stores._mysql_url import parse
 from sessiondb.stores.base import HISTORY_ENTRIES, HISTORY_ENTRY_BYTES, Counter, Profile, Sheet, Store
@@ -114,6 +114,54 @@ async def test_who_counts_into_a_bucket_that_goes_loses_nothing_that_is_answered
         assert await stores[0].expire(kit.now, 10) == 0
         assert await stores[0].expire(kit.now + HOUR, 10) == 1
         assert await items(stores[0], sql, "b") == (0, 0)
+
+
+class After:
+    """Has ``work`` done once, after so many transactions have been committed."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, transactions: int, work: Callable[[], Awaitable[object]]) -> None:
+        self.left = transactions
+        real, busy = Connection.transaction, False
+
+        async def transaction(connection: Connection, statements: Sequence[str]) -> list[Result]:
+            nonlocal busy
+            if self.left == 0 and not busy:
+                busy = True
+                await work()
+            self.left -= not busy
+            return await real(connection, statements)
+
+        patch.setattr(Connection, "transaction", transaction)
+
+
+async def test_a_bucket_that_is_counted_into_while_it_goes_keeps_what_is_left_of_it(
+    kit: Kit, sql: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "MOST_DELETED", 100)
+    store, other = await kit.stores(2)
+    adds = {n.to_bytes(2, "big"): 1 for n in range(350)}
+    await store.count("b", adds, most=1000, expires_at=kit.now - 1)
+    later = kit.now + HOUR
+    After(monkeypatch, 2, lambda: other.count("b", {b"late": 1}, most=1000, expires_at=later))
+    assert await store.expire(kit.now, 10) == 0
+    assert await items(store, sql, "b") == (151, 151)
+    assert (await store.profile(None, [Counter("b", b"late")])).counts == [1]
+
+
+async def test_what_is_given_more_time_while_it_is_looked_for_stays(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = await kit.stores(2)
+    over, later = kit.now - 1, kit.now + DAY
+    await store.record_logins([("ann", entry(1))], over)
+    await store.publish([Sheet("usage", 1, "w", b"old", over)])
+
+    async def more_time() -> None:
+        await other.record_logins([("ann", entry(2))], later)
+        await other.publish([Sheet("usage", 1, "w", b"new", later)])
+
+    After(monkeypatch, 0, more_time)
+    assert await store.expire(kit.now, 10) == 0
+    assert (await store.profile("ann", [])).history == entry(2) + entry(1)
+    assert [sheet.data for sheet in await store.sheets("usage", 0, 9)] == [b"new"]
 
 
 async def test_logins_of_many_users_in_any_order_are_all_kept(kit: Kit) -> None:
