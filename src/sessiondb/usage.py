@@ -26,7 +26,7 @@ EVERY = 60.0
 EARLIER_HOURS = 1
 # For so many hours after its end, the numbers of one can still be published.
 PUBLISHED_HOURS = 3
-MOST_GAPS = 10_000
+MOST_GAPS = 4000
 _NOBODY = Client()
 
 
