@@ -207,9 +207,9 @@ async def test_a_change_that_is_sent_again_lands_once(pair: Pair, with_event: bo
     await pair.do([pair.build.create(one) for one in pair.records], False)
     change = pair.build.update(pair.records[0], {"n": 1}, seen=True)
     other = pair.build.update(pair.records[1], {"n": 1}, seen=True)
-    events = [pair.build.event()] if with_event else []
-    assert await pair.sqlite.apply([change], events) == [Applied(2)]
-    assert await pair.sqlite.apply([change, other], events) == [Applied(2), Applied(2)]
+    first_event, second_event = ([pair.build.event()] if with_event else [] for _ in range(2))
+    assert await pair.sqlite.apply([change], first_event) == [Applied(2)]
+    assert await pair.sqlite.apply([change, other], second_event) == [Applied(2), Applied(2)]
     [first, second] = await pair.sqlite.load([change.sid, other.sid])
     assert first is not None
     assert second is not None

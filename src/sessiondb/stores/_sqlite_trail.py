@@ -112,13 +112,13 @@ class Trail:
         columns = {column for column, _, _ in conditions}
         if "at" not in columns or columns & {"user_id", "sid", "actor"}:
             return self._newest(connection, conditions, query.limit)
-        if query.until is None:
-            [last] = connection.execute(f"SELECT max(id) FROM {self.events}").fetchone()
-            below = (last or 0) + 1 if query.after is None else query.after
-            recent = [*conditions, ("id", ">=", below - RECENT)]
-            found = self._newest(connection, recent, query.limit)
-            if len(found) > query.limit or below <= RECENT:
-                return found
+        # Most ask for what is new, or go on where the page before has ended.
+        [last] = connection.execute(f"SELECT max(id) FROM {self.events}").fetchone()
+        below = (last or 0) + 1 if query.after is None else query.after
+        recent = [*conditions, ("id", ">=", below - RECENT)]
+        found = self._newest(connection, recent, query.limit)
+        if len(found) > query.limit or below <= RECENT:
+            return found
         return self._of_time(connection, conditions, query.limit)
 
     def _newest(self, connection: sqlite3.Connection, conditions: list[Condition], limit: int) -> list[Any]:

@@ -240,7 +240,7 @@ class SQLiteStore(SQLiteFile):
             forgotten += gone
             if gone < erasing.AT_ONCE:
                 break
-        await self._outside(lambda connection: erasing.write_anew(connection, self.prefix))
+        await self._outside(lambda connection: erasing.write_anew(connection, self.path, self.prefix))
         await self._outside(self._empty_log)
         return forgotten
 
