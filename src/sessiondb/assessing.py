@@ -58,6 +58,7 @@ class Assessment:
     marks: Marks
     score: Score
     seen: Circumstances
+    position: Position | None
     entry: bytes = field(repr=False)
     source: Source = field(repr=False)
     found: Found = field(repr=False)
@@ -122,7 +123,9 @@ class Judge:
             )
         )
         seen_now = circumstances(seen, past[0] if past else None)
-        return Assessment(user_id, self.verdict(findings, scored), marks, scored, seen_now, entry, source, found)
+        here = _position(place.latitude, place.longitude, place.accuracy_km, place.country)
+        verdict = self.verdict(findings, scored)
+        return Assessment(user_id, verdict, marks, scored, seen_now, here, entry, source, found)
 
     def failure(self, seen: Seen, found: Found) -> Verdict:
         """Assess a login that has failed."""

@@ -19,6 +19,7 @@ from sessiondb.core.policy import OnLimit
 from sessiondb.core.record import EndReason, Record, SessionInfo
 from sessiondb.core.reserved import comes_along
 from sessiondb.core.risk import RiskAction, encode_risk
+from sessiondb.distant import look_for_distant
 from sessiondb.ending import LOCKED_FOR_GOOD, link_name, revoke_all
 from sessiondb.listing import session_info
 from sessiondb.parked import own_end, own_sid
@@ -80,6 +81,8 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
         runtime.assessing.accepted(assessment)
         state.verdict = assessment.verdict
         runtime.suspicions.tell(_suspicion(runtime, assessment, record.sid))
+        if assessment.position is not None:
+            runtime.suspicions.do(look_for_distant(runtime, record.sid, assessment))
 
 
 def _seen_with(record: Record, old: Record | None) -> dict[str, str | int]:

@@ -113,7 +113,7 @@ def _seen(runtime: Runtime, event: Event) -> Seen:
 class Replay:
     """What a policy would have said of the logins that the trail has.
 
-    ``logins`` and ``failures`` count what was looked at; ``levels`` and ``actions`` what the verdicts on logins came to;
+    ``logins`` and ``failures`` count what was looked at; ``levels`` and ``actions`` what verdicts on logins came to;
     ``found`` are the newest 1,000 of them that had something to say, oldest first, with their events.
     """
 
