@@ -413,7 +413,7 @@ async def test_a_process_without_hooks_that_announces_leaves_its_ends_and_those_
         heard = listening(shop)
         sids = [(await shop.db.create("ann")).session.sid for _ in range(2)]
         async with shop.another_db(announce=True, sweep_every=60.0) as script:
-            assert script.runtime.timers.names == {"clock"}  # it takes no turn at sweeping
+            assert script.runtime.timers.names == {"clock", "usage"}  # it takes no turn at sweeping
             assert await script.revoke(sids[0])
             shop.clock.advance(SWEPT_AFTER)
             assert len((await script.sweep()).unannounced) == 1  # a sweep that it was asked for loses nothing
