@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,10 @@ import pytest
 from sessiondb.core import codec
 from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreUnavailable
+from sessiondb.core.events import Event
 from sessiondb.core.record import Record
+from sessiondb.core.sealing import GENESIS, digest, wrong_groups
+from sessiondb.stores.base import HISTORY_ENTRY_BYTES, Counter
 from sessiondb.stores.sqlite import SQLiteStore
 from sessiondb.testing.builders import Builders
 
@@ -49,7 +53,9 @@ class Other:
     def kill(self) -> str:
         """As ``kill -9``; what it still had said."""
         self.process.kill()
-        rest, _ = self.process.communicate(timeout=LIMIT)
+        assert self.process.stdout is not None
+        rest = self.process.stdout.read()  # communicate() would not know of what has been read ahead
+        self.process.communicate(timeout=LIMIT)
         return rest
 
     def ended_well(self) -> None:
@@ -134,6 +140,62 @@ async def test_killed_in_the_middle_of_writing_all_that_was_acknowledged_is_ther
     with sqlite3.connect(database) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+async def test_killed_in_the_middle_of_logins_every_session_has_its_event_and_every_event_its_session(
+    tmp_path: Path,
+) -> None:
+    database = tmp_path / "x.db"
+    acknowledged: set[str] = set()
+    for lines in (1, 30, random.randrange(300)):
+        with others("log_in", 2, database) as killed:
+            seen = [other.line() for _ in range(lines // 2) for other in killed]
+            rest = [other.kill() for other in killed]
+        acknowledged |= set(" ".join([*seen, *rest]).split())
+    store = SQLiteStore(database)
+    await store.open()
+    events = await trail_of(store)
+    with sqlite3.connect(database) as connection:
+        sids = {sid for (sid,) in connection.execute("SELECT sid FROM sessiondb_sessions")}
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+    await store.close()
+    assert acknowledged <= sids
+    assert sorted(str(one.sid) for one in events) == sorted(sids)
+
+
+async def trail_of(store: SQLiteStore) -> list[Event]:
+    """All events; no stream has a gap, and each is the chain that was written."""
+    found: list[Event] = []
+    for stream in await store.streams():
+        events = await store.trail(stream.name, 0, 100_000)
+        head = GENESIS
+        for seq, one in enumerate(events, 1):
+            assert one.seal is not None
+            assert (one.seal.seq, one.seal.previous, wrong_groups(one, one.seal)) == (seq, head, [])
+            head = digest(one, one.seal)
+        found += events
+    return found
+
+
+async def test_processes_that_count_the_same_keys_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    database = tmp_path / "x.db"
+    with others("count", 3, database) as started:
+        assert [one.line() for one in started] == ["ready"] * 3
+        for one in started:
+            one.go()
+        assert [one.line() for one in started] == ["done"] * 3
+        for one in started:
+            one.ended_well()
+        pids = [one.process.pid for one in started]
+    store = SQLiteStore(database)
+    await store.open()
+    found = await store.profile("ann", [Counter("bucket", bytes([n])) for n in range(20)])
+    await store.close()
+    assert list(found.counts) == [150] * 20
+    size = HISTORY_ENTRY_BYTES
+    logins = [found.history[at : at + size] for at in range(0, len(found.history), size)]
+    assert sorted(logins) == sorted([pid.to_bytes(8, "big") * 6 for pid in pids] * 3)
 
 
 async def test_after_a_fork_the_child_opens_for_itself_and_the_parent_goes_on(tmp_path: Path) -> None:
