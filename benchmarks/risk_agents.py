@@ -13,7 +13,11 @@ from typing import NamedTuple
 
 from benchmarks.risk_networks import Choice, zipf
 
-IOS = "11.4 12.0 12.1 12.1.2 12.1.4 12.2 12.3 12.3.1 12.4 12.4.1 13.1 13.1.2 13.2.3 13.3 13.3.1 13.4 13.4.1 13.5 13.5.1 13.6 13.6.1 14.0 14.0.1 14.1 14.2 14.3 14.4 14.4.1".split()
+_IOS = (
+    "11.4 12.0 12.1 12.1.2 12.1.4 12.2 12.3 12.3.1 12.4 12.4.1 13.1 13.1.2 13.2.3 13.3 13.3.1 13.4 13.4.1 13.5 13.5.1 "
+    "13.6 13.6.1 14.0 14.0.1 14.1 14.2 14.3 14.4 14.4.1"
+)
+IOS = _IOS.split()
 MODELS = Choice(zipf(300, 0.9), [f"SM-{letter}{number}F" for number in range(100, 400) for letter in "AGN"][:300])
 
 
@@ -29,7 +33,7 @@ class Agent(NamedTuple):
 
 @dataclass(slots=True)
 class Browser:
-    """One browser on one device. ``lag``: days after which it takes a new version; ``stuck``: since that day it does not."""
+    """One browser on a device. ``lag``: days until it takes a new version; ``stuck``: since that day it takes none."""
 
     kind: str
     system: str
@@ -74,14 +78,16 @@ def _android(one: Browser, seen: float, system: float) -> Agent:
     if one.kind == "WebView":
         text = engine.replace(")", "; wv)", 1) + f" Version/4.0 Chrome/{full} Mobile Safari/537.36"
         return Agent(text, f"Chrome Mobile WebView {short}", name, "mobile", "WebView/Android")
-    return Agent(f"{engine} Chrome/{full} Mobile Safari/537.36", f"Chrome Mobile {short}", name, "mobile", "Chrome/Android")
+    text = f"{engine} Chrome/{full} Mobile Safari/537.36"
+    return Agent(text, f"Chrome Mobile {short}", name, "mobile", "Chrome/Android")
 
 
 def _ios(one: Browser, seen: float, system: float) -> Agent:
     index = min(len(IOS) - 1, max(0, int(seen + 570) // 40))
     version = IOS[index]
     safari = f"{version.split('.')[0]}.{index // 2 % 4}"
-    engine = f"Mozilla/5.0 (iPhone; CPU iPhone OS {version.replace('.', '_')} like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
+    where = f"iPhone; CPU iPhone OS {version.replace('.', '_')} like Mac OS X"
+    engine = f"Mozilla/5.0 ({where}) AppleWebKit/605.1.15 (KHTML, like Gecko)"
     if one.kind == "WebView":
         text = f"{engine} Mobile/15E148 [FBAN/FBIOS;FBDV/{one.model};FBSV/{version}]"
         return Agent(text, "Facebook", f"iOS {version}", "mobile", "Facebook/iOS")

@@ -61,7 +61,7 @@ class Skills:
     """What is assumed of attackers. ``servers``: the share of naive and VPN addresses at providers for servers."""
 
     servers: float = 0.5
-    naive_next_country: float = 0.0  # of naive attackers who come from where many users are
+    naive_at_users: float = 0.0  # of naive attackers, who come from where the users do
 
 
 class Attackers:
@@ -77,7 +77,7 @@ class Attackers:
         known = rng.choice(history)
         if kind == "naive":
             where = internet.world.draw(rng)
-            if rng.random() < self._skills.naive_next_country:
+            if rng.random() < self._skills.naive_at_users:
                 where = internet.countries.draw(rng)
             provider, agent = self._provider(where), self._popular.any(rng)
         elif kind == "vpn":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections import Counter, defaultdict
@@ -80,15 +81,16 @@ class Run:
 def simulate(
     world: World,
     seed: int,
-    skills: Skills = Skills(),
+    skills: Skills | None = None,
     *,
     rings: Iterable[int] = (10,),
     attacks: int = 3,
     reference: bool = False,
-    questioned: Questioned = Questioned(),
+    questioned: Questioned | None = None,
 ) -> Run:
     """Every login is scored by what was known before it, and so are ``attacks`` attacks of each kind in its place."""
     internet, everyone = logins(world, seed)
+    skills, questioned = skills or Skills(), questioned or Questioned()
     popular, rng = Popular(), random.Random(f"{seed}:attacks")
     attackers = Attackers(internet, popular, skills, rng)
     mark, frequencies, thresholds, published = Marker(KEY), Frequencies(), Thresholds(), Reference()
@@ -136,13 +138,16 @@ def _add(scored: Scored, kind: str, user: int, row: int, value: float) -> None:
         scored.attacks[kind][row].append(value)
 
 
-def rates(runs: Sequence[Run], name: str, length: int = LENGTHS, *, one: bool = False) -> dict[str, tuple[float, float]]:
+Rates = dict[str, tuple[float, float]]
+
+
+def rates(runs: Sequence[Run], name: str, length: int = LENGTHS, *, one: bool = False) -> Rates:
     """Of each attacker: median and mean over users of the share of questioned logins, of all runs together."""
-    found = {}
+    found: Rates = {}
     for kind in KINDS:
         shares: list[float] = []
         for run in runs:
             scored = run.scored[name]
             shares += scored.questioned(scored.cuts(kind, one=one), length)
-        found[kind] = (statistics.median(shares), statistics.fmean(shares))
+        found[kind] = (statistics.median(shares), statistics.fmean(shares)) if shares else (math.nan, math.nan)
     return found

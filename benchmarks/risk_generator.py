@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -46,12 +48,17 @@ class World:
     device_years: float = 2.5
     # Networks. New addresses by gap are published; what they come from is assumed.
     keep_connection: float = 2.5 * HOUR  # how long one stays where one is
-    switches: float = 0.05  # changes the network at once, as phones do
-    at_home: float = 0.55
-    mobile_network: float = 0.20  # of a phone's logins
+    switches: float = 0.06  # changes the network at once, as phones do
+    mobile_network: float = 0.16  # of a phone's logins
     works: float = 0.45  # people who log in from work or school too
+    at_work: float = 0.30  # of what is not over a mobile network
+    elsewhere: float = 0.07  # of that too: a network that they never use again
     same_provider: float = 0.6  # for home and phone
-    leases: tuple[tuple[float, float], ...] = ((0.30, 400.0), (0.50, 40.0), (0.20, 10.0))  # share, days an address stays
+    leases: tuple[tuple[float, float], ...] = (
+        (0.30, 400.0),
+        (0.50, 36.0),
+        (0.20, 10.0),
+    )  # share, days an address stays
     stays_near: float = 0.2  # a new address at home is in the network of the old one
     spread: int = 16  # networks of the gateways of one area's phones
     # Elsewhere.
@@ -68,8 +75,7 @@ class World:
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One login as a line of JSON: the form of histories and scenarios. ``at``: microseconds UTC.
 
-    ``attack`` names the attacker, where it is one. The levels of ``Features`` may be left out where they can be made of
-    ``ip`` and ``user_agent``.
+    ``attack`` names the attacker, where it is one. What is made of ``ip`` and ``user_agent`` may be left out.
     """
 
     user: str
@@ -138,12 +144,7 @@ class Person:
         if self._home.mobile and rng.random() < world.same_provider:
             self._phone = self._home
         self._area = rng.randrange(self._phone.mobile)
-        roll = rng.random()
-        for share, days in world.leases:
-            self._lease = days
-            if roll < share:
-                break
-            roll -= share
+        [(_, self._lease)] = rng.choices(world.leases, [share for share, _ in world.leases])
         self._address, self._until = self._home.address(rng), 0.0
         self._work = self._workplace() if rng.random() < world.works else None
         self._vpn = self._exits() if rng.random() < world.vpn_users else None
@@ -152,6 +153,7 @@ class Person:
         kinds += [first] if rng.random() < world.more_devices else []
         self._devices = [self._device(kind, -rng.uniform(0, 365)) for kind in kinds]
         self._weights = [1.0, *(rng.uniform(0.15, 0.8) for _ in kinds[1:])]
+        self._lasts = [rng.expovariate(1 / (365 * world.device_years)) for _ in kinds]
         trips = _poisson(rng, world.trips_a_year * world.days / 365)
         self._trips = [(rng.uniform(0, world.days), internet.abroad.draw(rng)) for _ in range(trips)]
 
@@ -180,8 +182,10 @@ class Person:
         first = rng.uniform(0, world.days - active)
         days = [first + rng.uniform(0, active)]
         for _ in range(visits - 1):
-            again = rng.random() < world.soon
-            days.append(rng.choice(days) + math.exp(rng.uniform(0, math.log(6))) if again else first + rng.uniform(0, active))
+            if rng.random() < world.soon:
+                days.append(rng.choice(days) + math.exp(rng.uniform(0, math.log(6))))
+            else:
+                days.append(first + rng.uniform(0, active))
         low, high = (math.log(one) for one in world.burst_days)
         while len(days) < count:
             days.append(rng.choice(days) + math.exp(rng.uniform(low, high)))
@@ -193,8 +197,8 @@ class Person:
     def _use(self, day: float) -> Device:
         rng = self._rng
         [index] = rng.choices(range(len(self._devices)), self._weights)
-        if rng.random() < 1 - math.exp(-day / 365 / self._world.device_years) and not hasattr(self, f"_new{index}"):
-            setattr(self, f"_new{index}", True)
+        if day > self._lasts[index]:
+            self._lasts[index] = math.inf
             self._devices[index] = self._device(self._devices[index].mobile, day)
         return self._devices[index]
 
@@ -213,15 +217,13 @@ class Person:
         if mobile and roll < world.mobile_network:
             return self._phone, self._phone.mobile_address(rng, self._area, world.spread)
         roll = rng.random()
-        if roll < world.at_home:
-            return self._home, self._at_home(day)
-        if self._work is not None and roll < world.at_home + 0.3:
+        if roll < world.elsewhere:
+            other = self._internet.access(rng, self._country)
+            return other, other.address(rng)
+        if self._work is not None and roll < world.elsewhere + world.at_work:
             provider, addresses = self._work
             return provider, rng.choice(addresses)
-        if roll < 0.93:
-            return self._home, self._at_home(day)
-        other = self._internet.access(rng, self._country)
-        return other, other.address(rng)
+        return self._home, self._at_home(day)
 
     def _at_home(self, day: float) -> str:
         world, rng = self._world, self._rng
@@ -235,7 +237,8 @@ class Person:
 
     def _workplace(self) -> tuple[Provider, list[str]]:
         rng = self._rng
-        provider = self._internet.own(self._country) if rng.random() < 0.3 else self._internet.access(rng, self._country)
+        internet, country = self._internet, self._country
+        provider = internet.own(country) if rng.random() < 0.3 else internet.access(rng, country)
         first = provider.address(rng)
         return provider, [first, *(provider.address(rng, first, 1.0) for _ in range(rng.choice((0, 0, 3))))]
 
@@ -260,3 +263,29 @@ def logins(world: World, seed: int) -> tuple[Internet, list[Login]]:
         found += Person(number, world, internet, random.Random(f"{seed}:{number}")).logins()
     found.sort(key=lambda login: login.day)
     return internet, found
+
+
+def read(lines: Iterable[str | bytes]) -> Iterator[Line]:
+    """The logins of a file of lines; empty ones are skipped."""
+    decode = msgspec.json.Decoder(Line).decode
+    return (decode(line) for line in lines if line.strip())
+
+
+def write(lines: Iterable[Line]) -> Iterator[str]:
+    """Each as one line, without its end."""
+    encode = msgspec.json.Encoder().encode
+    return (encode(line).decode() for line in lines)
+
+
+def main() -> None:
+    """Print made-up logins as lines of JSON."""
+    parser = ArgumentParser(prog="python -m benchmarks.risk_generator", description=main.__doc__)
+    parser.add_argument("--users", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    _, found = logins(World(users=options.users), options.seed)
+    sys.stdout.writelines(f"{line}\n" for line in write(login.line() for login in found))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,12 +12,14 @@ from bisect import bisect
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 FIRST_NETWORK = 11 << 16  # 11.0.0.0/24; what is given out ends long before the reserved ranges
 FIRST_ASN = 4_200_000_000
 
 HOME, NEXT = "NO", "SE"
-OTHERS = "DK US GB DE PL ES NL TH FR IT FI LT IN BR CA AU PH PK RU RO CH PT TR GR UA LV AE CN JP KR MX ZA".split()
+_OTHERS = "DK US GB DE PL ES NL TH FR IT FI LT IN BR CA AU PH PK RU RO CH PT TR GR UA LV AE CN JP KR MX ZA"
+OTHERS = _OTHERS.split()
 
 # Share of the IPv4 addresses of the world, rounded; what is left goes to the others in equal parts.
 ADDRESS_SHARES = {
@@ -47,7 +49,8 @@ class Choice:
         self.items = list(weights) if items is None else items
         self._sums = list(accumulate(weights.values() if isinstance(weights, dict) else weights))
 
-    def draw(self, rng: random.Random):  # noqa: ANN201  whatever the items are
+    def draw(self, rng: random.Random) -> Any:
+        """One of them."""
         return self.items[bisect(self._sums, rng.random() * self._sums[-1])]
 
 
@@ -75,7 +78,7 @@ class Provider:
         return _address(self.first + rng.randrange(self.fixed), rng.randint(1, 254))
 
     def mobile_address(self, rng: random.Random, area: int, spread: int) -> str:
-        """One for a phone: that of a gateway which many share. ``area`` is where it is, ``spread`` in how many networks."""
+        """One for a phone: that of a gateway which many share. An area's gateways are in ``spread`` networks."""
         network = (area + rng.randrange(spread)) % self.mobile
         return _address(self.first + self.fixed + network, rng.randint(1, 254))
 

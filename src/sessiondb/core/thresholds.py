@@ -26,7 +26,20 @@ PRIOR_LOGINS = 400.0
 # Scores of accepted logins before there are any: quantiles, by length of history, of the logins that
 # ``python -m benchmarks.risk --prior`` makes up.
 PRIOR_SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.998)
-PRIOR: tuple[tuple[float, ...], ...] = ((0.001, 0.01, 0.1, 1.0, 4.0, 20.0, 40.0, 100.0),) * LENGTHS
+PRIOR: tuple[tuple[float, ...], ...] = (
+    (1.6, 8.1, 11, 28, 38, 48, 66, 70),
+    (0.02, 2.4, 4.3, 8, 14, 19, 25, 35),
+    (0.0049, 1.2, 2.7, 3.9, 9.1, 13, 17, 23),
+    (0.0028, 0.77, 1.6, 2.8, 5.3, 9.2, 9.7, 17),
+    (0.0021, 0.57, 1.2, 2.2, 3.6, 6.4, 8.1, 13),
+    (0.0016, 0.38, 0.79, 1.6, 2.5, 5, 7.3, 11),
+    (0.0013, 0.29, 0.63, 1.4, 2, 4.1, 5.4, 8.6),
+    (0.0014, 0.25, 0.57, 1.2, 1.7, 3.6, 4.7, 8),
+    (0.00095, 0.12, 0.41, 0.96, 1.3, 2.9, 4.1, 6.7),
+    (0.00088, 0.089, 0.34, 0.85, 1.1, 2.3, 3.2, 5.4),
+    (0.00075, 0.06, 0.27, 0.72, 1, 2.1, 3.3, 5),
+    (0.00048, 0.0047, 0.13, 0.43, 0.72, 1.3, 2, 3.8),
+)
 
 _LOWEST, _STEPS, _BINS = -24, 4, 160  # of the logarithm of a score to base 2; four bins each time it doubles
 _HEAD = Struct("<BqH")  # version, moment, how many bins follow
