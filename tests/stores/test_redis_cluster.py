@@ -13,10 +13,12 @@ from provision.valkey import ValkeyCluster, ask, wait_until
 from sessiondb import ConfigurationError, SessionDB, StoreUnavailable
 from sessiondb.core.change import Applied, Gone, Update, new_change_id
 from sessiondb.core.errors import StoreError
+from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Lane
 from sessiondb.core.token import Sid
 from sessiondb.stores._redis_slots import slot_of
-from sessiondb.stores.base import ChangeResult, Store
+from sessiondb.stores.base import ChangeResult, EventQuery, Store
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.recovering import RecoveringStore
 from sessiondb.stores.redis import RedisStore
@@ -274,6 +276,64 @@ async def test_a_user_on_both_sides_of_a_move_can_be_revoked(three: ValkeyCluste
     late = kit.record(user)
     await kit.put_in(store, late)
     assert (await store.admit(kit.login(late, began_at=kit.now - 1))).refused == "revoked"
+    await store.close()
+
+
+async def test_the_slot_of_the_trail_may_move_while_events_are_written(three: ValkeyCluster) -> None:
+    """Key by key, under load: what is refused meanwhile is written later, and nothing comes twice or is misplaced."""
+    store = RedisStore(three.url)
+    await store.open()
+    kit = await kit_of(store)
+    slot = slot_of(store.keys.trail_state)
+    nodes = [port for _, port in three.nodes]
+    source = nodes.pop(slot // 5462)
+    done = asyncio.Event()
+    lanes = [Lane(EventClass.LOGIN) for _ in range(4)]
+    written: list[list[Event]] = [[] for _ in lanes]
+    made: list[Record] = []
+    outcomes: set[str] = set()
+
+    async def write(at: int) -> None:
+        while not done.is_set() or len(written[at]) < 40:
+            record = kit.record("ann")
+            events = lanes[at].seal([Event(type=EventType.LOGIN, at=kit.now, user_id="ann", sid=record.sid)] * 3)
+            try:
+                if at % 2:
+                    await store.append(events)
+                else:
+                    [result] = await store.apply([kit.create(record)], events)
+                    if isinstance(result, StoreError):
+                        raise result
+                    made.append(record)
+            except StoreError as error:
+                outcomes.add(error.outcome)
+                continue
+            lanes[at].advance(events)
+            written[at] += events
+
+    writers = [asyncio.create_task(write(at)) for at in range(4)]
+    while sum(map(len, written)) < 200:
+        await asyncio.sleep(0.001)
+    await asyncio.to_thread(begin_move, source, nodes[0], slot)
+    for key in (await asyncio.to_thread(ask, source, "CLUSTER", "GETKEYSINSLOT", str(slot), "30")).split("\r\n")[2::2]:
+        await asyncio.to_thread(move_key, source, nodes[0], key)
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(move, source, nodes[0], [slot])
+    done.set()
+    await asyncio.gather(*writers)
+    assert outcomes <= {"not_applied"}
+    for lane, events in zip(lanes, written, strict=True):
+        assert [one.seal for one in await store.trail(lane.stream, 0, 10_000)] == [one.seal for one in events]
+    total = sum(map(len, written))
+    listed: list[Event] = []
+    after = None
+    while page := await store.events(EventQuery(user_id="ann", limit=500, after=after)):
+        listed += page.events
+        if (after := page.next) is None:
+            break
+    assert len(listed) == len({one.seal and (one.seal.stream, one.seal.seq) for one in listed}) == total
+    assert (await store.stats()).events == total
+    assert all(await store.load([record.sid for record in made]))
     await store.close()
 
 

@@ -18,7 +18,9 @@ from provision.valkey import Valkey, ValkeySentinel, ask, cluster_node, server, 
 from sessiondb import ConfigurationError, LoginRefused, SessionDB, StoreUnavailable, open_store
 from sessiondb.core.change import Applied, Create, Gone
 from sessiondb.core.errors import StoreError
+from sessiondb.core.events import EventType
 from sessiondb.core.record import EndReason, Record
+from sessiondb.stores.base import EventQuery
 from sessiondb.stores.coalescing import CoalescingStore
 from sessiondb.stores.recovering import RecoveringStore
 from sessiondb.testing import ManualClock
@@ -58,7 +60,7 @@ async def test_users_and_passwords(guarded: Valkey) -> None:
         await SessionDB(f"redis://app:pass%3Aw%40rd%2F@127.0.0.1:{guarded.port}/99").open()
 
 
-async def test_a_full_memory_loses_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_full_memory_loses_nothing_and_says_so() -> None:
     own = had(lambda: Valkey("--maxmemory", "6mb", "--maxmemory-policy", "noeviction"))
     try:
         store = CoalescingStore(RecoveringStore(open_store(own.url)))
@@ -83,10 +85,9 @@ async def test_a_full_memory_loses_nothing_and_says_so(caplog: pytest.LogCapture
         assert "Raise maxmemory" in str(refused)
         assert refused.outcome == "not_applied"
         assert all(record is not None for record in await store.load([one.sid for one in stored]))
-        # Ending takes no memory; that its event has no place is told.
-        [ended] = await store.apply([kit.end(stored[0])], [kit.event(user_id="ann")])
+        # Ending takes no memory.
+        [ended] = await store.apply([kit.end(stored[0])])
         assert isinstance(ended, Applied)
-        assert "1 of 1 events were not written. Redis at" in caplog.text
         # Reading goes on, and so does writing when there is room.
         ask(own.port, "CONFIG", "SET", "maxmemory", "100mb")
         assert isinstance((await store.apply([Create(kit.record("bob"))]))[0], Applied)
@@ -322,6 +323,26 @@ async def test_without_the_replica_logins_and_ends_are_unconfirmed_and_nothing_e
             while isinstance(result := await kit.apply(store, kit.end(third)), StoreError):
                 await asyncio.sleep(0.05)
         assert isinstance(result, Applied | Gone)
+        await store.close()
+
+
+async def test_with_their_events_they_are_unconfirmed_just_so() -> None:
+    async with replicated() as (url, _, replica, port):
+        store, kit = await opened(url)
+        first, second = (kit.record("ann") for _ in range(2))
+        key = "sessiondb:session:{}".format
+        assert await store.apply([kit.create(first)], [kit.event()]) == [Applied(1)]
+        assert ask(port, "HGET", key(first.sid), "user_id").endswith("ann\r\n"), "no pause: it is there already"
+        await kit.put_in(store, second)
+        replica.pause()
+        events = [kit.event(EventType.SESSION_ENDED), kit.event()]
+        ended, touched = await store.apply([kit.end(first), kit.update(second, {"n": 1})], events)
+        assert isinstance(ended, StoreUnavailable)
+        assert ended.outcome == "unconfirmed"
+        assert isinstance(touched, Applied)
+        assert (await kit.record_of(store, first.sid)).ended_at is not None
+        assert len((await store.events(EventQuery())).events) == 3
+        replica.resume()
         await store.close()
 
 

@@ -96,7 +96,8 @@ async def forget_user(store: RedisStore, user_id: str) -> int:
                     commands += ((key, ("ZREM", key, sid)) for key in lists)
             await store.run(commands, "unknown")
         own = (keys.not_before(user_id), keys.logins(user_id))
-        await store.run([(key, ("DEL", key)) for key in own], "unknown")
+        # Calls of other processes name their sessions until the next call or sweep.
+        await store.run([*((key, ("DEL", key)) for key in own), *store.calls.take_over(keys)], "unknown")
     except StoreError as error:
         raise (undecided(error) if forgotten else error) from error.__cause__
     return forgotten
