@@ -54,6 +54,7 @@ class Merging:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._last_turn = 0  # as far as is known here: somebody has had it then
 
     def schedule(self, timers: Timers) -> None:
         """Merge now and then."""
@@ -75,12 +76,16 @@ class Merging:
         runtime = self._runtime
         if not runtime.usage.is_on:
             return
+        await runtime.ready()
+        now = runtime.now()
+        if _is_recent(self._last_turn, now):
+            return
         async with runtime.using_store() as store:
-            now = runtime.now()
             progress = await _progress(store)
-            if 0 <= now - progress.at < EVERY * SECOND / 2:
+            if _is_recent(progress.at, now):
+                self._last_turn = progress.at
                 return
-            progress.at = now
+            self._last_turn = progress.at = now
             await _note(store, progress)
             oldest = max(0, now - LONGEST_KEPT) // HOUR
             progress.hours = await self._walk(store, HOURS, max(progress.hours, oldest), now // HOUR - FINAL_HOURS)
@@ -132,6 +137,10 @@ class Merging:
             sheets = [msgspec.structs.replace(found[name][0], data=tallies[name].encode()) for name in counting]
             await store.publish(sheets)
         return not covered
+
+
+def _is_recent(turn: int, now: int) -> bool:
+    return 0 <= now - turn < EVERY * SECOND / 2
 
 
 def _by_bucket(sheets: Sequence[Sheet], kind: str) -> Iterator[tuple[int, list[Sheet]]]:
