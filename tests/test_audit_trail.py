@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sessiondb import SessionDB
+from sessiondb import Policy, SessionDB
 from sessiondb.auditing import Audit, append_to, log_checkpoint
 from sessiondb.core.checkpoints import CHECKPOINT_STREAM, FULL_EVERY, parse_checkpoint
 from sessiondb.core.errors import ConfigurationError, StoreError, StoreUnavailable
@@ -432,6 +432,16 @@ class TestSettings:
     def test_of_the_audit(self, settings: dict[str, Any], said: str) -> None:
         with pytest.raises(ConfigurationError, match=said):
             Audit(**settings)
+
+
+async def test_other_lifetimes_are_an_event() -> None:
+    async with open_shop() as shop:
+        shop.db.set_policy(Policy(idle=timedelta(hours=1)))  # nobody is there to write it yet
+        await shop.db.open()
+        await asyncio.to_thread(shop.db.set_policy, Policy(idle=timedelta(hours=2)))
+        await asyncio.sleep(0)
+        [event] = await shop.events(EventType.POLICY_CHANGED)
+        assert "7200000000" in str(event.details["lifetimes"])
 
 
 async def test_the_filters_of_the_trail() -> None:

@@ -254,6 +254,16 @@ class SessionDB(Looking):
             self._policies = changed
             for runtime in list(self._runtimes.values()):
                 runtime.use(changed)
+            self._tell_policies(changed)
+
+    def _tell_policies(self, policies: Policies) -> None:
+        """One event loop of this process writes it down, whichever thread this is."""
+        for loop, runtime in list(self._runtimes.items()):
+            if not loop.is_closed():
+                details = {"lifetimes": msgspec.json.encode(policies.caps).decode()}
+                event = runtime.event(EventType.POLICY_CHANGED, details=details)
+                loop.call_soon_threadsafe(runtime.background.event, event)
+                return
 
     # -- sessions -----------------------------------------------------------------------------------------
 

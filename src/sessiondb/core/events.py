@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -109,6 +110,13 @@ class Seal(msgspec.Struct, frozen=True, gc=False):
     where_salt: bytes | None = None
 
 
+if TYPE_CHECKING:
+    MaybeSeal = Seal | None
+else:
+    # FastAPI makes a response model of what an endpoint returns, and knows no structs.
+    MaybeSeal = Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One event. ``at`` is int64 microseconds UTC.
@@ -127,4 +135,4 @@ class Event:
     ip: str | None = None
     details: Mapping[str, str | int] = field(default_factory=dict)
     personal: Mapping[str, str | int] = field(default_factory=dict)
-    seal: Seal | None = field(default=None, repr=False, compare=False)
+    seal: MaybeSeal = field(default=None, repr=False, compare=False)
