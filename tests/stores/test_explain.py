@@ -513,6 +513,7 @@ async def test_no_statement_looks_at_all_sessions(kind: str, tmp_path: Path, mon
             ("sessions_user", work.look_for),
             ("sessions_check", work.sweep),
             ("links_sid", work.sweep),
+            ("histories_expires", work.watch),
         ):
             await one.drop_index(index)
             one.sent.clear()
