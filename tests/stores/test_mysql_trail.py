@@ -169,6 +169,68 @@ async def test_events_do_not_land_without_a_change_that_is_refused(kit: Kit, sql
     assert isinstance((await store.apply([kit.create(fine)], [kit.event()]))[0], Applied)
 
 
+async def test_an_event_that_there_is_no_room_for_is_told_and_keeps_its_neighbours_from_landing(kit: Kit) -> None:
+    """It will never fit, so it must not look like a database that is away; and a stream without it would have a gap."""
+    store = await kit.store()
+    good, record = kit.event(ip="192.0.2.1"), kit.record("ann")
+    endless = kit.event(ip="2001:db8::" + "1" * 64)
+    with pytest.raises(SessionDataError, match=r"or event .* too long"):
+        await store.append([good, endless])
+    [result] = await store.apply([kit.create(record)], [endless])
+    assert isinstance(result, SessionDataError)
+    assert await kit.find_record(store, record.sid) is None
+    assert await all_events(store) == []
+    await store.append([good])
+    assert await all_events(store) == [good]
+
+
+async def test_texts_that_would_break_out_of_a_statement_are_texts(kit: Kit) -> None:
+    """In every field that somebody outside has a hand in, and in the names by which is asked."""
+    store = await kit.store()
+    hostile = "\x00'\"\\`;/* */-- \x1a%_\r\n{p}😀"
+    event = kit.event(
+        type="odd' OR 1=1 -- ",  # type: ignore[arg-type]
+        sid=hostile,
+        user_id=hostile,
+        actor=hostile,
+        reason=hostile,
+        ip=hostile,
+        details={hostile: hostile},
+        personal={hostile: hostile},
+    )
+    await store.append([event])
+    assert await all_events(store) == [event]
+    for query in (EventQuery(user_id=hostile), EventQuery(sid=hostile), EventQuery(actor=hostile)):
+        assert list((await store.events(query)).events) == [event]
+    assert await store.trail(kit.place(event).stream + "' OR '1'='1", 0, 9) == []
+    assert await store.purge_events({"' OR '1'='1": 9}) == 0
+    assert await store.blank([Position("' OR '1'='1", 1)], {"who"}) == 0
+    assert await store.forget_user("' OR '1'='1") == 0
+    assert await all_events(store) == [event]
+
+
+async def test_a_call_that_is_cancelled_writes_both_or_neither(kit: Kit) -> None:
+    """Wherever it is cut off. What had been sent whole is carried out, unheard."""
+    store = await kit.store()
+    records = [kit.record("ann") for _ in range(60)]
+    for number, record in enumerate(records):
+        event = Lane(EventClass.LOGIN).seal([Event(type=EventType.LOGIN, at=kit.now, sid=record.sid)])
+        call = asyncio.create_task(store.apply([kit.create(record)], event))
+        for _ in range(number % 12):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+    async with asyncio.timeout(10):
+        while True:
+            there = {record.sid for record in await store.load([one.sid for one in records]) if record is not None}
+            told = {event.sid for event in await all_events(store)}
+            # The last of them may be under way still.
+            if there == told:
+                break
+            await asyncio.sleep(0.01)
+    assert len(there) < 60, "none was cut off"
+
+
 async def test_of_two_workers_at_one_place_one_writes(kit: Kit) -> None:
     stores = await kit.stores(2)
     for _ in range(10):

@@ -86,6 +86,11 @@ def is_missing_value(error: BaseException) -> bool:
     return number_of(error) == 1048
 
 
+def is_about_data(error: BaseException) -> bool:
+    """Whether what was to be written can never be, however often it is tried."""
+    return number_of(error) in _DATA
+
+
 def is_about_rows(error: BaseException) -> bool:
     """Whether one row of a batch may be the reason, so that the others deserve a try without it."""
     return number_of(error) in _DATA | {1153, 1205, _DEADLOCK, 1317, 1969, 3024}
@@ -107,8 +112,8 @@ def refusal(error: Exception, where: str) -> StoreError | SessionDataError:
     if number_of(error) in _DATA:
         # The server's text quotes the row, so it is not even shown as the cause.
         return SessionDataError(
-            f"MySQL at {where} does not take this session ({number_of(error)}); its data or client is no valid JSON, "
-            "or too long."
+            f"MySQL at {where} does not take this session or event ({number_of(error)}): its data or client is no "
+            "valid JSON, or a text in it is too long."
         )
     found = translated(error, where, "not_applied")
     return found if isinstance(found, StoreError) else StoreUnavailable(str(found))

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from sessiondb.core.change import Change, Update, all_touch
-from sessiondb.core.errors import StoreError, WriteOutcome
+from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
 from sessiondb.core.events import Event
 from sessiondb.core.policy import Caps
 from sessiondb.core.record import EndReason, Record
@@ -29,6 +29,7 @@ from sessiondb.stores import _mysql_watching as watching
 from sessiondb.stores import _mysql_writing as writing
 from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_errors import (
+    is_about_data,
     is_about_rows,
     is_deadlock,
     keeps_connection,
@@ -131,7 +132,7 @@ class MySQLStore:
                 try:
                     yield connection
                 except Exception as error:
-                    if keeps_connection(error) or isinstance(error, (Refused, StoreError)):
+                    if keeps_connection(error) or isinstance(error, (Refused, StoreError, SessionDataError)):
                         await connection.roll_back()
                     else:
                         # The others may be as lost as this one.
@@ -310,10 +311,19 @@ class MySQLStore:
     # -- the audit trail ----------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Event]) -> None:
-        """See ``Store.append``."""
+        """See ``Store.append``. Raises ``SessionDataError`` where the tables have no room for one of them."""
         statements = trail.insert(self._sql, events, again=True)
+
+        async def write(connection: Connection) -> None:
+            try:
+                await connection.transaction(statements)
+            except Exception as error:
+                if is_about_data(error):
+                    raise refusal(error, self._settings.where) from None
+                raise
+
         if statements:
-            await self._again(lambda connection: connection.transaction(statements))
+            await self._again(write)
 
     async def events(self, query: EventQuery) -> EventPage:
         """See ``Store.events``."""
