@@ -196,5 +196,5 @@ async def _check_schema(report: Report, connection: Connection, prefix: str) -> 
                 "user_id",
                 f"{kind} in {name}",
                 "Users whose ids differ in case or accents only are one: revoking one ends the other's sessions.",
-                f"ALTER TABLE {name} MODIFY user_id VARBINARY(255){' NOT NULL' if name.endswith('users') else ''};",
+                f"ALTER TABLE {name} MODIFY user_id VARBINARY(255){' NOT NULL' if name.endswith(('users', 'histories')) else ''};",
             )
