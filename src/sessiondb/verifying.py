@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import pairwise
 
 import msgspec
 
 from sessiondb.core.checkpoints import CHECKPOINT_STREAM, Checkpoint, Head, advance, is_signed, parse_checkpoint
+from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.sealing import GENESIS, stream_class
 from sessiondb.core.signing import Verifier
@@ -155,12 +157,10 @@ class _Verifying:
         for stream in sorted(self._names):
             if stream_class(stream) is not EventClass.ADMIN:
                 continue
-            after = 0
-            while events := await self._store.trail(stream, after, PAGE):
+            async for events in self._pages(stream):
                 for event in events:
                     if event.type in _STATEMENTS:
                         self._take_statement(stream, event)
-                after = _last_seq(events, after)
 
     def _take_statement(self, stream: str, event: Event) -> None:
         seq = event.seal.seq if event.seal is not None else 0
@@ -185,10 +185,8 @@ class _Verifying:
                 continue
             self._streams += 1
             verifier = StreamVerifier(name, self._vouched, head, begins_after)
-            after = 0
-            while events := await self._store.trail(name, after, PAGE):
+            async for events in self._pages(name):
                 verifier.feed(events)
-                after = _last_seq(events, after)
                 self._events += len(events)
                 if self._progress is not None:
                     self._progress(self._events)
@@ -196,6 +194,17 @@ class _Verifying:
             self._erased += verifier.erased
             if head is not None:
                 self._behind += min(verifier.events, max(0, head.seq - (verifier.last - verifier.events)))
+
+    async def _pages(self, stream: str) -> AsyncIterator[Sequence[Event]]:
+        """The events of ``stream``: while one page is looked at, the database gets the next one ready."""
+        following = asyncio.ensure_future(self._store.trail(stream, 0, PAGE))
+        try:
+            while events := await following:
+                following = asyncio.ensure_future(self._store.trail(stream, _last_seq(events), PAGE))
+                await asyncio.sleep(0)  # it is sent
+                yield events
+        finally:
+            following.cancel()
 
     def result(self, exported: bool) -> Verification:
         """What was found."""
@@ -212,7 +221,9 @@ class _Verifying:
         )
 
 
-def _last_seq(events: Sequence[Event], after: int) -> int:
-    """Where the next page begins. Never before: a store that is tampered with must not keep us for ever."""
+def _last_seq(events: Sequence[Event]) -> int:
+    """Where the next page begins."""
     seal = events[-1].seal
-    return max(after + 1, seal.seq if seal is not None else 0)
+    if seal is None:
+        raise StoreError("The store has given an event without its place in the audit trail, which is a bug in it.")
+    return seal.seq
