@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from benchmarks.risk_agents import Agent
 from benchmarks.risk_generator import Login
-from benchmarks.risk_networks import Choice, Internet, Provider
+from benchmarks.risk_networks import HOME, Choice, Internet, Provider
 
 KINDS = ("naive", "vpn", "targeted", "very_targeted")
 
@@ -58,9 +58,10 @@ class Popular:
 
 @dataclass(frozen=True)
 class Skills:
-    """What is assumed of attackers. ``servers``: the share of naive and VPN addresses at providers for servers."""
+    """What is assumed of attackers."""
 
-    servers: float = 0.5
+    servers: float = 0.5  # the share of naive and VPN addresses that are at providers for servers
+    main_country: bool = False  # VPN and targeted attackers all come from where most users are, whoever the victim is
     naive_at_users: float = 0.0  # of naive attackers, who come from where the users do
 
 
@@ -75,6 +76,8 @@ class Attackers:
         rng, internet = self._rng, self._internet
         [(country, _)] = Counter(login.provider.country for login in history).most_common(1)
         known = rng.choice(history)
+        if self._skills.main_country:
+            country = HOME
         if kind == "naive":
             where = internet.world.draw(rng)
             if rng.random() < self._skills.naive_at_users:

@@ -16,7 +16,7 @@ from sessiondb.core.features import Features, Marker
 from sessiondb.core.frequencies import Frequencies
 from sessiondb.core.history import ENTRY_BYTES, Entry, decode, encode, next_number
 from sessiondb.core.scoring import score
-from sessiondb.core.thresholds import LENGTHS, Questioned, RiskLevel, Thresholds
+from sessiondb.core.thresholds import LENGTHS, Questioned, Thresholds
 
 BLOCKED = 0.995
 REMEMBERED = 40  # logins; rings are the newest of them
@@ -72,8 +72,8 @@ class Run:
 
     logins: list[Login]
     scored: dict[str, Scored]
-    levels: dict[str, Counter[RiskLevel]]  # by kind of attack, and "people": what the learnt thresholds say
-    early: dict[str, Counter[RiskLevel]]  # the same of the first 1,000 logins of the installation
+    levels: dict[str, Counter[str]]  # by kind of attack, and "people": what the learnt thresholds say
+    early: dict[str, Counter[str]]  # the same of the first 1,000 logins of the installation
     frequencies: Frequencies
     sample: list[tuple[Features, bytes, int]]  # for taking the time
 

@@ -18,7 +18,7 @@ import msgspec
 
 from benchmarks.risk_agents import Agent, Device
 from benchmarks.risk_networks import Internet, Provider
-from sessiondb.core.features import Features
+from sessiondb.core.features import Features, features_of
 
 HOUR = 1 / 24  # in days, as all times here
 MINUTE = HOUR / 60
@@ -73,20 +73,18 @@ class World:
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One login as a line of JSON: the form of histories and scenarios. ``at``: microseconds UTC.
+    """One login as a line of JSON: the form of histories, and of the steps of scenarios.
 
-    ``attack`` names the attacker, where it is one. What is made of ``ip`` and ``user_agent`` may be left out.
+    ``at``: microseconds UTC. ``agent``: the user agent string. ``attack`` names the attacker, where it is one.
     """
 
     user: str
     at: int
     ip: str
-    user_agent: str
-    asn: str | None = None
+    agent: str
     country: str | None = None
-    browser: str | None = None
-    system: str | None = None
-    device: str | None = None
+    asn: int | None = None
+    do: str = "login"
     attack: str | None = None
 
 
@@ -106,31 +104,12 @@ class Login(msgspec.Struct, frozen=True):
 
     def features(self) -> Features:
         """As the score takes it."""
-        return Features(
-            ip=self.ip,
-            network=f"{self.ip.rpartition('.')[0]}.0/24",
-            region=self.provider.name,
-            country=self.provider.country,
-            agent=self.agent.agent,
-            browser=self.agent.browser,
-            system=self.agent.system,
-            device=self.agent.device,
-        )
+        return features_of(self.ip, self.agent.agent, asn=self.provider.asn, country=self.provider.country)
 
     def line(self, attack: str | None = None) -> Line:
         """As a line of JSON."""
-        return Line(
-            f"u{self.user}",
-            self.at,
-            self.ip,
-            self.agent.agent,
-            self.provider.name,
-            self.provider.country,
-            self.agent.browser,
-            self.agent.system,
-            self.agent.device,
-            attack,
-        )
+        where = self.provider
+        return Line(f"u{self.user}", self.at, self.ip, self.agent.agent, where.country, where.asn, attack=attack)
 
 
 class Person:

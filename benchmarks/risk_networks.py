@@ -65,7 +65,7 @@ def zipf(count: int, exponent: float = 1.0) -> list[float]:
 class Provider:
     """An autonomous system. ``fixed`` and ``mobile``: how many networks (/24) it has for either."""
 
-    name: str
+    asn: int
     country: str
     first: int
     fixed: int
@@ -121,7 +121,7 @@ class Internet:
         self._hosting[country] = Choice(zipf(12), hosting)
 
     def _provider(self, country: str, fixed: int, mobile: int = 0) -> Provider:
-        provider = Provider(f"AS{self._number}", country, self._next, fixed, mobile)
+        provider = Provider(self._number, country, self._next, fixed, mobile)
         self._number += 1
         self._next += fixed + mobile
         return provider

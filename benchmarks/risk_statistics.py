@@ -85,7 +85,7 @@ def measure(logins: Sequence[Login]) -> dict[str, float]:
     for login in logins:
         values = (
             login.ip,
-            login.provider.name,
+            login.provider.asn,
             login.provider.country,
             login.agent.agent,
             login.agent.browser,
@@ -110,7 +110,7 @@ def measure(logins: Sequence[Login]) -> dict[str, float]:
     found |= {f"new {name}": count / total for name, count in zip(names, new, strict=True)}
     found["mobile"] = sum(login.agent.device == "mobile" for login in logins) / len(logins)
     found["two logins share the country"] = collision(login.provider.country for login in logins)
-    found["two logins share the network"] = collision(login.provider.name for login in logins)
+    found["two logins share the network"] = collision(login.provider.asn for login in logins)
     found["two of a country share the network"] = (
         found["two logins share the network"] / found["two logins share the country"]
     )

@@ -10,7 +10,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from sessiondb.core.agents import parse_agent
 from sessiondb.core.errors import ConfigurationError
+from sessiondb.core.networks import levels
 
 LEVELS = ("ip", "network", "region", "country", "agent", "browser", "system", "device")
 """The fields of ``Features``, and the places in ``Marks``: first the address, then the agent, each finest first."""
@@ -36,6 +38,24 @@ class Features(msgspec.Struct, frozen=True):
     browser: str | None = None
     system: str | None = None
     device: str | None = None
+
+
+def features_of(
+    ip: str | None, user_agent: str | None, *, asn: int | None = None, country: str | None = None
+) -> Features:
+    """The features of a login from ``ip`` with ``user_agent``; ``asn`` and ``country`` where they are known of it."""
+    where = None if ip is None else levels(ip, asn)
+    agent = parse_agent(user_agent)
+    return Features(
+        ip=where and where.ip,
+        network=where and where.network,
+        region=where and where.wide,
+        country=country,
+        agent=user_agent or None,
+        browser=agent.browser and f"{agent.browser} {agent.browser_version or ''}",
+        system=agent.system and f"{agent.system} {agent.system_version or ''}",
+        device=agent.device if user_agent else None,
+    )
 
 
 class Marker:

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from sessiondb.core.decay import HALF_LIFE, UNITS, Fading
+from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.scoring import Score
 
 RiskLevel = Literal["low", "medium", "high"]
@@ -27,18 +28,18 @@ PRIOR_LOGINS = 400.0
 # ``python -m benchmarks.risk --prior`` makes up.
 PRIOR_SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.998)
 PRIOR: tuple[tuple[float, ...], ...] = (
-    (1.6, 8.1, 11, 28, 38, 48, 66, 70),
-    (0.02, 2.4, 4.3, 8, 14, 19, 25, 35),
-    (0.0049, 1.2, 2.7, 3.9, 9.1, 13, 17, 23),
-    (0.0028, 0.77, 1.6, 2.8, 5.3, 9.2, 9.7, 17),
-    (0.0021, 0.57, 1.2, 2.2, 3.6, 6.4, 8.1, 13),
-    (0.0016, 0.38, 0.79, 1.6, 2.5, 5, 7.3, 11),
-    (0.0013, 0.29, 0.63, 1.4, 2, 4.1, 5.4, 8.6),
-    (0.0014, 0.25, 0.57, 1.2, 1.7, 3.6, 4.7, 8),
-    (0.00095, 0.12, 0.41, 0.96, 1.3, 2.9, 4.1, 6.7),
-    (0.00088, 0.089, 0.34, 0.85, 1.1, 2.3, 3.2, 5.4),
-    (0.00075, 0.06, 0.27, 0.72, 1, 2.1, 3.3, 5),
-    (0.00048, 0.0047, 0.13, 0.43, 0.72, 1.3, 2, 3.8),
+    (1.4, 8, 11, 28, 38, 49, 66, 70),
+    (0.024, 2.4, 4.3, 7.9, 14, 19, 25, 35),
+    (0.0048, 1.2, 2.6, 3.8, 8.4, 13, 16, 22),
+    (0.0026, 0.71, 1.5, 2.7, 4.7, 8.1, 9.6, 14),
+    (0.0021, 0.58, 1.1, 2.1, 3.5, 5.8, 7.5, 11),
+    (0.0015, 0.37, 0.76, 1.6, 2.4, 4.9, 7.9, 11),
+    (0.0012, 0.27, 0.63, 1.4, 2.1, 4.1, 5.3, 7.7),
+    (0.0012, 0.22, 0.55, 1.1, 1.7, 3.6, 4.8, 7.3),
+    (0.0009, 0.098, 0.4, 0.96, 1.3, 2.6, 4, 5.8),
+    (0.00089, 0.096, 0.34, 0.83, 1.1, 2.1, 3.2, 5.2),
+    (0.00069, 0.062, 0.26, 0.72, 0.98, 2.4, 3.5, 5),
+    (0.00044, 0.0051, 0.13, 0.44, 0.7, 1.3, 2, 3.6),
 )
 
 _LOWEST, _STEPS, _BINS = -24, 4, 160  # of the logarithm of a score to base 2; four bins each time it doubles
@@ -48,14 +49,14 @@ _VERSION = 1
 
 
 class Questioned(msgspec.Struct, frozen=True):
-    """The shares of accepted logins that may be of each level, at most. ``high`` is among ``medium``."""
+    """The shares of accepted logins that may be of each level, at most; ``high`` counts as ``medium`` too."""
 
     medium: float = 0.10
     high: float = 0.02
 
     def __post_init__(self) -> None:
         if not 0 < self.high <= self.medium < 1:
-            raise ValueError(
+            raise ConfigurationError(
                 f"Questioned(medium={self.medium}, high={self.high}): shares of logins are above 0 and below 1, "
                 "and high is no more than medium. For example Questioned(medium=0.1, high=0.02)."
             )
