@@ -22,12 +22,14 @@ from hypothesis import strategies as st
 from sessiondb.core import change as reference
 from sessiondb.core.change import Applied, Change, Conflict, Create, Gone, Update
 from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreError, StoreUnavailable
-from sessiondb.core.events import Event, EventType
+from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.policy import Caps, Lifetimes
 from sessiondb.core.record import EndReason, Record
+from sessiondb.core.sealing import Lane
 from sessiondb.core.token import Sid
 from sessiondb.stores import _runner
 from sessiondb.stores.base import Batching, Cutoffs, EventQuery, Login, Query, Store
+from sessiondb.stores.chaining import ChainingStore
 from sessiondb.stores.coalescing import CoalescingStore
 
 A, B, C = record(), record(), record()
@@ -76,8 +78,10 @@ class Deaf:
                 self.cancels += 1
 
 
-def event(reason: str) -> Event:
-    return Event(type=EventType.LOGIN, at=NOW, reason=reason)
+def event(reason: str, sid: Sid | None = None) -> Event:
+    """The first event of a stream of its own."""
+    [sealed] = Lane(EventClass.LOGIN).seal([Event(type=EventType.LOGIN, at=NOW, reason=reason, sid=sid)])
+    return sealed
 
 
 async def data(inner: HeldStore, sid: Sid) -> dict[str, Any]:
@@ -433,8 +437,8 @@ class TestChanges:
 
         inner.on_apply = refuse
         results = await asyncio.gather(
-            store.apply([put(A.sid, a=1)], [event("1")]),
-            store.apply([put(A.sid, bad=1)], [event("2")]),
+            store.apply([put(A.sid, a=1)]),
+            store.apply([put(A.sid, bad=1)]),
             store.apply([put(A.sid, c=1)]),
             store.apply([put(B.sid, a=1)]),
             store.apply([put(B.sid, locked=1)]),
@@ -449,7 +453,30 @@ class TestChanges:
             None,
         ]
         assert [len(changes) for changes in inner.applies] == [3, 1, 1, 1, 1, 1]
-        assert [one.reason for one in inner.written] == ["1", "2"]  # once
+
+    @pytest.mark.parametrize("required", [False, True])
+    async def test_whoever_is_sent_alone_brings_the_own_event(self, inner: HeldStore, required: bool) -> None:
+        """What was refused as a whole has written no event, and no change lands without its own."""
+        decide = inner._decide
+
+        def refuse(change: Change, now: int, room: int) -> Any:
+            if isinstance(change, Update) and "bad" in change.put:
+                return None, SessionDataError("no", key="bad")
+            return decide(change, now, room)
+
+        inner._decide = refuse  # type: ignore[method-assign]
+        chaining = ChainingStore(inner, later=lambda event: pytest.fail("it was put off"), required=required)
+        store = CoalescingStore(chaining, timeout=20)
+        first, second, third, fourth = await asyncio.gather(
+            store.apply([put(A.sid, a=1)], [event("1", A.sid)]),
+            store.apply([put(A.sid, bad=1)], [event("2", A.sid)]),
+            store.apply([put(A.sid, c=1)], [event("3", A.sid)]),
+            store.apply([put(B.sid, a=1)], [event("4", B.sid)]),
+        )
+        assert [type(result) for [result] in (first, third, fourth)] == [Applied] * 3
+        assert isinstance(second[0], SessionDataError)
+        assert sorted(str(one.reason) for one in (await inner.events(EventQuery())).events) == ["1", "3", "4"]
+        assert await data(inner, A.sid) == {"a": 1, "c": 1}
 
     async def test_what_is_refused_alone_is_not_repeated(self, store: CoalescingStore, inner: HeldStore) -> None:
         refusal = StoreError("locked")

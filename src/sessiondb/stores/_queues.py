@@ -256,11 +256,11 @@ class Writes:
                     if not call.waiter.done():
                         call.waiter.set_result(results[at:end])
             at = end
-        # What was refused as a whole may be the fault of one of the callers. Their events have been written.
+        # What was refused as a whole may be the fault of one of the callers. Their events were not written either.
         for write in refused:
             for call in write.callers():
                 try:
-                    alone = await self._apply(call.changes, ())
+                    alone = await self._apply(call.changes, call.events)
                     if not call.waiter.done():
                         call.waiter.set_result(alone)
                 except Exception as error:
