@@ -12,7 +12,17 @@ from fastapi import FastAPI
 from sessiondb import Cookie, SessionDB, SessionMiddleware
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("life-cycle.md", "login.md", "session-data.md", "transports.md", "operations.md", "activity.md", "usage.md", "audit.md")
+PAGES = (
+    "life-cycle.md",
+    "login.md",
+    "session-data.md",
+    "transports.md",
+    "operations.md",
+    "activity.md",
+    "usage.md",
+    "audit.md",
+    "suspicious-logins.md",
+)
 
 
 def sections() -> dict[str, str]:
