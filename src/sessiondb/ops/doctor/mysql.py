@@ -191,10 +191,11 @@ async def _check_schema(report: Report, connection: Connection, prefix: str) -> 
             )
     for name, kind in ((name.decode(), kind.decode().lower()) for name, kind in columns.rows):
         if kind != "varbinary":
+            needed = " NOT NULL" if name.endswith(("users", "histories")) else ""
             report.add(
                 "problem",
                 "user_id",
                 f"{kind} in {name}",
                 "Users whose ids differ in case or accents only are one: revoking one ends the other's sessions.",
-                f"ALTER TABLE {name} MODIFY user_id VARBINARY(255){' NOT NULL' if name.endswith(('users', 'histories')) else ''};",
+                f"ALTER TABLE {name} MODIFY user_id VARBINARY(255){needed};",
             )
