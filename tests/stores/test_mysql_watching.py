@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from wire import Meter, everything, wire
 
-from databases import database, new_prefix, url_of, with_option
+from databases import database, drop, new_prefix, url_of, with_option
 from sessiondb import open_store
 from sessiondb.stores import _mysql_watching as watching
 from sessiondb.stores._mysql_connection import Connection, Result, connect
@@ -263,3 +263,4 @@ async def test_a_profile_is_one_round_trip() -> None:
         assert await store.profile(None, []) == Profile(b"", [])
         assert meter.flights == 0
         await kit.close_all()
+    await drop("mysql", prefix)
