@@ -117,6 +117,46 @@ async def test_one_bad_piece_of_work_fails_alone(tmp_path: Path) -> None:
         assert left == (0,)
 
 
+async def test_what_is_no_transaction_is_done_after_those_that_wait_and_fails_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path, busy_timeout=0.05) as (store, build):
+        held = Held(store.writer)
+        await held.begun()
+        in_transaction: list[bool] = []
+        sessions: list[int] = []
+
+        def look(connection: sqlite3.Connection) -> int:
+            in_transaction.append(connection.in_transaction)
+            sessions.append(connection.execute("SELECT count(*) FROM sessiondb_sessions").fetchone()[0])
+            return len(sessions)
+
+        def bad(connection: sqlite3.Connection) -> None:
+            raise ZeroDivisionError
+
+        def locked(connection: sqlite3.Connection) -> None:
+            error = sqlite3.OperationalError("busy")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
+
+        def lost(connection: sqlite3.Connection) -> None:
+            connection.execute("SELECT * FROM nowhere")
+
+        works = (look, bad, locked, lost, look)
+        outside = [asyncio.ensure_future(store.writer.run(work, outside=True)) for work in works]
+        inside = [asyncio.ensure_future(store.apply([build.create(build.record("ann"))])) for _ in range(3)]
+        await asyncio.sleep(0)
+        await held.let_go()
+        assert await asyncio.gather(*inside) == [[Applied(1)]] * 3
+        assert await outside[0] == 1
+        with pytest.raises(ZeroDivisionError):
+            await outside[1]
+        for failed, cure in ((outside[2], "longer than the busy timeout"), (outside[3], "has lost tables")):
+            with pytest.raises(StoreUnavailable, match=cure) as caught:
+                await failed
+            assert caught.value.outcome == "unknown"
+        assert await outside[4] == 2
+        assert (in_transaction, sessions) == ([False, False], [3, 3])
+
+
 async def test_hundreds_of_cancelled_callers_harm_nobody(tmp_path: Path) -> None:
     async with opened(tmp_path) as (store, build):
         held = Held(store.writer)
