@@ -30,6 +30,7 @@ NAMES = {"naive": "naive", "vpn": "VPN", "targeted": "targeted", "very_targeted"
 HEADINGS = " | ".join(NAMES.values())
 RINGS = (8, 10, 40)
 LATER = (13, 39)
+FAST_USERS = 4000
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the last line is the medians, as JSON")
     parser.add_argument("--prior", action="store_true", help="print the quantiles that core.thresholds begins with")
     options = parser.parse_args()
-    users, seeds = (4000, options.seeds[:1]) if options.fast else (options.users, options.seeds)
+    users, seeds = (FAST_USERS, options.seeds[:1]) if options.fast else (options.users, options.seeds)
     world = World(users=users)
     runs = [simulate(world, seed, rings=RINGS, reference=True) for seed in seeds]
     if options.prior:
