@@ -54,6 +54,7 @@ from sessiondb import (
     StoreError,
     StoreUnavailable,
     Swept,
+    Verdict,
     check_csrf_token,
     csrf_token,
     current_session,
@@ -140,7 +141,7 @@ async def log_in(name: str, request: Request, session: CurrentSession) -> dict[s
         return {"refused": error.reason}
     session.login(7)
     session.login(UUID(int=7), methods=("hwk",), level=3, policy="staff")
-    assert_type(await session.login(name), None)
+    assert_type(await session.login(name), Verdict)
     assert_type(session.user_id, str | None)
     return {"sid": session.sid, "user": session.user_id}
 

@@ -81,7 +81,7 @@ async def test_the_parts_of_a_session_are_returned_inside_other_answers(client: 
     await login(client, "ann")
     answer = await client.get("/nested")
     assert answer.status_code == 200
-    assert answer.json()[0]["risk"] == {"level": None, "reasons": []}
+    assert answer.json()[0]["risk"] == {"level": None, "reasons": [], "action": None}
 
 
 async def test_counts_and_events_are_returned(client: httpx.AsyncClient) -> None:
