@@ -41,8 +41,9 @@ async def forget(runtime: Runtime, user_id: str) -> Forgotten:
         about: tuple[Group, ...] = ("who", "where")
         events = await _erase(runtime, store, EventQuery(user_id=user_id, limit=PAGE), about)
         events += await _erase(runtime, store, EventQuery(actor=user_id, limit=PAGE), ("actor", "where"))
+        # Before the store has what was overwritten cleaned away.
+        await usage_merging.forget(runtime, user_id)
         sessions = await store.forget_user(user_id)
-    await usage_merging.forget(runtime, user_id)
     return Forgotten(sessions, events)
 
 
