@@ -20,6 +20,7 @@ from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.sealing import Lane, digest, wrong_groups
 from sessiondb.stores import _postgresql_trail as trail
+from sessiondb.stores._postgresql_rows import events_json
 from sessiondb.stores.base import Counter, EventQuery, NotTogether, Position, Sheet, Store, place_taken
 from sessiondb.stores.chaining import ChainingStore
 from sessiondb.stores.postgresql import PostgreSQLStore
@@ -175,8 +176,6 @@ async def test_texts_that_json_can_hold_and_columns_cannot(kit: Kit) -> None:
 
 
 def test_an_event_without_its_place_is_no_event() -> None:
-    from sessiondb.stores._postgresql_rows import events_json
-
     with pytest.raises(ValueError, match="without its seal"):
         events_json([Event(type=EventType.LOGIN, at=1)])
 

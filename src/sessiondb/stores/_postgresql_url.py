@@ -25,8 +25,8 @@ class Settings:
 
     * ``prefix`` (``sessiondb_``): begins the name of every table and index.
     * ``pool_size`` (8): connections of one event loop, at most.
-    * ``replica``: the URL of a read replica, percent-encoded; it serves lists, the events of all together, large pages of
-      the audit trail, and counts, never a request.
+    * ``replica``: the URL of a read replica, percent-encoded; it serves lists, counts, the events of all together and
+      large pages of the audit trail, never a request.
     * ``feed``: the URL, percent-encoded, at which a near cache listens: of the same database, past the pooler.
     * ``pooler=transaction``: PgBouncer in transaction mode is between: no prepared statements, and no settings; give
       those to the database: ``ALTER DATABASE app SET lock_timeout = '200ms'``, and ``SET jit = off``.

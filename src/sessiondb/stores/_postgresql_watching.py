@@ -87,7 +87,10 @@ async def drop_login(sql: Statements, connection: Any, user_id: str, entry: byte
 async def count(
     sql: Statements, connection: Any, bucket: str, adds: Mapping[bytes, int], most: int, expires_at: int
 ) -> None:
-    """See ``Store.count``. One statement, but for the first call of a bucket."""
+    """See ``Store.count``. One statement, but where the bucket is new or goes at another time than it did.
+
+    A bucket that goes each time before it can be held has expired, and so have these.
+    """
     values = (bucket, [*adds.keys()], [*adds.values()], most, expires_at)
     for _ in range(TRIES):
         # Waits for whoever takes the bucket away, and for nobody who counts in it.
