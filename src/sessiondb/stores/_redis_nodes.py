@@ -116,11 +116,13 @@ async def run_on(pool: Pool[Connection], commands: Sequence[Command], wait: Wait
     last: list[Command] = [] if wait is None else [wait.command]
     async with pool.connection() as connection:
         replies = await connection.run([*commands, *last])
-        for _ in range(_LOADS):
+        for attempt in range(_LOADS):
             unknown = [at for at, reply in enumerate(replies) if begins(reply, "NOSCRIPT")]
             if not unknown:
                 break
-            loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in ALL.values()]
+            # All that it may be asked for; but where somebody makes it forget again and again, what is needed now.
+            wanted = ALL if attempt == 0 else {commands[at][1] for at in unknown}
+            loads: list[Command] = [("SCRIPT", "LOAD", one.text) for sha, one in ALL.items() if sha in wanted]
             again = await connection.run([*loads, *(commands[at] for at in unknown), *last])
             for at, reply in zip(unknown, again[len(loads) :], strict=False):
                 replies[at] = reply

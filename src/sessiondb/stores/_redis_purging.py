@@ -85,9 +85,10 @@ class Bound:
             calls = [_deletion(store.keys, stream, own, for_room=True) for stream, own in by_stream.items()]
             # One that was emptied while the next event was to come there has stayed.
             calls.append(call(scripts.TIDY, [state, blocks_key, key], block))
-            *gone, _ = await store.run(calls, "unknown")
-            dropped += sum(gone)
-            if by_stream and not sum(gone):
+            *answers, _ = await store.run(calls, "unknown")
+            gone = sum(map(int, answers))
+            dropped += gone
+            if by_stream and not gone:
                 return dropped  # somebody else has just done it
 
 

@@ -11,7 +11,7 @@ from sessiondb.stores import _redis_watching_scripts as watching
 from sessiondb.stores._redis_script import Script
 
 ALL = {
-    one.sha.encode(): one
+    one.sha: one
     for module in (changes, lists, calls, trail, erasing, watching)
     for one in vars(module).values()
     if isinstance(one, Script)
