@@ -22,7 +22,7 @@ ENDED_MESSAGES: Mapping[str, str] = MappingProxyType(
         EndReason.UNDELIVERED: "Your sign-in could not be completed. Please sign in again.",
         EndReason.PASSWORD_CHANGED: "You were signed out because your password was changed.",
         EndReason.LOCKED: "Your account is locked.",
-        EndReason.RISK: "You were signed out because something about this sign-in looked unusual. Please sign in again.",
+        EndReason.RISK: "You were signed out because this sign-in looked unusual. Please sign in again.",
         EndReason.ADMIN: "You were signed out by an administrator. Please sign in again.",
         EndReason.IDP_LOGOUT: "You were signed out because you signed out where you had signed in.",
         EndReason.IMPERSONATION_ENDED: "Acting as another user is over.",
