@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from lines import line_to
 from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import InvalidOperation
 
 from databases import database
 from sessiondb.core.change import SignIn, Touch, Update
 from sessiondb.core.record import EndReason
 from sessiondb.stores.base import Store
+from sessiondb.stores.mongodb import MongoDBStore
 from sessiondb.testing import ManualClock
 from sessiondb.testing.builders import DAY, HOUR
 from sessiondb.testing.checks import is_applied
@@ -108,6 +112,21 @@ async def test_callers_that_are_cancelled_leave_the_pool_as_it_was() -> None:
         async with asyncio.timeout(20):
             assert await kit.data_of(store, record.sid) == {"n": 0}
         await kit.close_all()
+
+
+async def test_closing_that_is_cancelled_closes_all_the_same(tmp_path: Path) -> None:
+    """The driver tells the server, which does not answer: nobody has the patience for that, and nothing stays open."""
+    async with line_to("mongodb", tmp_path) as line:
+        store = MongoDBStore(line.url)
+        await store.open()
+        await store.remember("a", "b")
+        collections = store._collections.current()
+        line.stall()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await store.close()
+        with pytest.raises(InvalidOperation, match="after close"):
+            await collections.hello()
 
 
 async def test_a_write_whose_caller_is_cancelled_goes_on() -> None:

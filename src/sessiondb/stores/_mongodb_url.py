@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,8 +74,13 @@ class Collections:
         return await self.database.command("hello", codec_options=_CODEC)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._client.close()
+        """Close all connections, also if it is cancelled."""
+        try:
+            await self._client.close()
+        except asyncio.CancelledError:
+            # It waited for a server to be told; that is not tried a second time.
+            await self._client.close()
+            raise
 
 
 @dataclass(frozen=True, slots=True)
