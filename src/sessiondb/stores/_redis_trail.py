@@ -69,10 +69,14 @@ def problem_of(answer: Sequence[Any]) -> StoreError | None:
 async def trail(store: RedisStore, stream: str, after: int, limit: int) -> list[Event]:
     """See ``Store.trail``."""
     keys = [store.keys.streams, store.keys.stream(stream)]
+    [values] = await store.run([call(scripts.TRAIL, keys, stream, after, limit, store.keys.block_prefix)])
+    if all(values):
+        return list(map(to_event, values))
+    # Something is missing, or on its way to another node: one after the other.
     [found] = await store.run([call(scripts.RANGE, keys, stream, after, limit)])
     numbers = list(map(int, found))
-    values = await fetch(store, numbers)
-    return [to_event(values[number]) for number in numbers if number in values]
+    by_number = await fetch(store, numbers)
+    return [to_event(by_number[number]) for number in numbers if number in by_number]
 
 
 async def streams(store: RedisStore) -> list[Stream]:

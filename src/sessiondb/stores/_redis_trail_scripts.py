@@ -145,23 +145,51 @@ return write()
 """,
 )
 
+_RANGE = """
+local function range(name, after, most)
+  local base = redis.call('HGET', KEYS[1], name)
+  local found = {}
+  if not base then return found end
+  local at = math.max(0, after + 1 - tonumber(base))
+  while #found < most do
+    local part = redis.call('LRANGE', KEYS[2], at, at + most - 1)
+    if #part == 0 then break end
+    for _, number in ipairs(part) do
+      if number ~= '' and #found < most then found[#found + 1] = number end
+    end
+    at = at + most
+  end
+  return found
+end
+"""
+
 # The numbers of a stream's events. KEYS: the streams, the list of this one. ARGV: its name, after which seq, how many.
 RANGE = script(
+    _RANGE,
     """
-local base = redis.call('HGET', KEYS[1], ARGV[1])
-if not base then return {} end
-local found, most = {}, tonumber(ARGV[3])
-local at = math.max(0, tonumber(ARGV[2]) + 1 - tonumber(base))
-while #found < most do
-  local part = redis.call('LRANGE', KEYS[2], at, at + most - 1)
-  if #part == 0 then break end
-  for _, number in ipairs(part) do
-    if number ~= '' and #found < most then found[#found + 1] = number end
-  end
-  at = at + most
+return range(ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]))
+""",
+)
+
+# The events of a stream. KEYS and ARGV: as RANGE, and what the keys of blocks begin with. Of a block that is not there
+# one value is empty, for whatever reason: with its key among KEYS the server says more.
+TRAIL = script(
+    NUMBERS,
+    _RANGE,
+    """
+local numbers = range(ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]))
+local found, at = {}, 1
+while at <= #numbers do
+  local first, last = tonumber(numbers[at]), at
+  local place = first % BLOCK
+  while place + last - at < BLOCK - 1 and tonumber(numbers[last + 1]) == first + last + 1 - at do last = last + 1 end
+  local values = redis.call('LRANGE', ARGV[4] .. block_of(first), place, place + last - at)
+  if #values ~= last - at + 1 then return {''} end
+  for _, value in ipairs(values) do found[#found + 1] = value end
+  at = last + 1
 end
 return found
-"""
+""".replace("BLOCK", str(BLOCK)),
 )
 
 # The numbers of the events of a stream at some places (empty: none). KEYS: as RANGE. ARGV: its name, then the seqs.
