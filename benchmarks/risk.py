@@ -87,7 +87,9 @@ def headline(found: Rates, runs: Sequence[Run]) -> str:
         verdict = "" if goal is None else "reached" if median <= goal else "MISSED"
         cells = ("–", "–") if goal is None else (f"{PUBLISHED[kind]:.2f}", f"{goal:.2f}")
         lines.append(f"| {NAMES[kind]} | {' | '.join(cells)} | {median:.3f} ({mean:.3f}) | {verdict} |")
-    return "\n".join(lines)
+    each = [rates([run], "10") for run in runs]
+    medians = (f"{NAMES[kind]} {', '.join(f'{one[kind][0]:.2f}' for one in each)}" for kind in KINDS)
+    return "\n".join([*lines, "", f"Medians of each seed: {'; '.join(medians)}."])
 
 
 def compared(runs: Sequence[Run]) -> str:
