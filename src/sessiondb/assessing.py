@@ -15,7 +15,7 @@ from sessiondb.core.alerts import Circumstances, apart
 from sessiondb.core.countries import name_of, position_of
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event, EventType
-from sessiondb.core.features import Features, Marker, Marks
+from sessiondb.core.features import Features, Marker, Marks, features_of
 from sessiondb.core.history import Entry
 from sessiondb.core.networks import levels
 from sessiondb.core.policy import SECOND
@@ -64,22 +64,6 @@ class Assessment:
     found: Found = field(repr=False)
 
 
-def features_of(seen: Seen) -> Features:
-    """What of ``seen`` is compared."""
-    agent = parse_agent(seen.user_agent)
-    where = None if seen.ip is None else levels(seen.ip, seen.place.asn)
-    return Features(
-        ip=where and where.ip,
-        network=where and where.network,
-        region=where and where.wide,
-        country=seen.place.country,
-        agent=seen.user_agent,
-        browser=agent.browser and f"{agent.browser} {agent.browser_version or ''}",
-        system=agent.system and f"{agent.system} {agent.system_version or ''}",
-        device=agent.device if seen.user_agent else None,
-    )
-
-
 class Judge:
     """A policy, and the key by which logins are compared. Pure but for the clock of ``Learning``."""
 
@@ -96,7 +80,7 @@ class Judge:
 
     def marks(self, seen: Seen) -> Marks:
         """The marks of ``seen``."""
-        return self._marker(features_of(seen))
+        return self._marker(features_of(seen.ip, seen.user_agent, asn=seen.place.asn, country=seen.place.country))
 
     def login(
         self, user_id: str, seen: Seen, past: Sequence[Entry], found: Found, source: Source, learnt: Learning
