@@ -17,8 +17,8 @@ from sessiondb.core.change import Applied
 from sessiondb.core.errors import StoreError
 from sessiondb.core.record import EndReason
 from sessiondb.stores import _redis_scripts as scripts
-from sessiondb.stores._redis_list_scripts import FORBID
 from sessiondb.stores._redis_connection import Command, Connection
+from sessiondb.stores._redis_list_scripts import FORBID
 from sessiondb.stores._redis_slots import slot_of
 from sessiondb.stores.redis import RedisStore
 from sessiondb.testing import ManualClock
@@ -64,6 +64,7 @@ async def raw(store: RedisStore, *command: Any) -> Any:
         ("redis://host?prefix={x}", "prefix is"),
         ("redis://host?pool_size=0", "pool_size is '0'"),
         ("redis://host?wait_replicas=1.5", "wait_replicas is '1.5'; use a whole number"),
+        ("redis://host?max_events=10", "max_events is '10'; use a whole number from 1,000 up to 1,000,000,000"),
         ("redis://host?wait_timeout=0", "wait_timeout is '0'; use a number of seconds"),
         ("redis://host?sentinel_password=x", r"sentinel_ options are for redis\+sentinel://"),
         ("redis://host?socket_timeout=3", "does not know the option 'socket_timeout'"),

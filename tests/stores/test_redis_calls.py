@@ -451,3 +451,61 @@ async def test_a_call_of_nobody_who_is_there_is_told_as_gone(store: RedisStore, 
     gone = kit.record()
     assert await store.apply([kit.end(gone)], [kit.event()]) == [Gone(None)]
     assert await kit.find_record(store, gone.sid) is None
+
+
+async def test_a_call_takes_four_round_trips_and_its_name_goes_with_the_next(store: RedisStore, kit: Kit) -> None:
+    real, bursts = store.try_all, 0
+
+    async def try_all(commands: Sequence[Keyed], *arguments: Any, **named: Any) -> list[Any]:
+        nonlocal bursts
+        bursts += bool(commands)
+        return await real(commands, *arguments, **named)
+
+    for number in range(3):
+        record = kit.record("ann")
+        store.try_all, bursts = try_all, 0  # type: ignore[method-assign]
+        assert await store.apply([kit.create(record)], [kit.event(sid=record.sid)]) == [Applied(1)]
+        assert bursts == 4
+        del store.try_all  # type: ignore[method-assign]
+        [name] = await left_over(store)
+        assert name.endswith(record.sid.encode()), number
+
+
+@pytest.fixture
+def six() -> Iterator[ValkeyCluster]:
+    """Three nodes with a replica each, that this test may break."""
+    servers = had(lambda: ValkeyCluster(replicas=True))
+    yield servers
+    servers.stop()
+
+
+async def test_a_login_whose_event_no_replica_has_is_unconfirmed(six: ValkeyCluster) -> None:
+    store = RedisStore(with_option(six.url, "wait_replicas=1&wait_timeout=0.3"))
+    await store.open()
+    kit = Kit(lambda: store, ManualClock())
+    kit.now = await store.clock()
+    assert await store.apply([kit.create(kit.record("ann"))], [kit.event()]) == [Applied(1)]
+    node = slot_of(store.keys.trail_state) // 5462
+
+    user = next(name for n in range(100) if slot_of(store.keys.user(name := f"bob{n}")) // 5462 != node)
+
+    def elsewhere() -> Record:
+        """A new session that has nothing on that node."""
+        while True:
+            record = kit.record(user)
+            if all(
+                slot_of(key) // 5462 != node for key in (store.keys.session(record.sid), store.keys.due(record.sid))
+            ):
+                return record
+
+    new, old = elsewhere(), elsewhere()
+    await kit.put_in(store, old)
+    six.nodes[3 + node][0].kill()  # the replica of the node that has the trail
+    event = kit.event(sid=new.sid)
+    created, updated = await store.apply([kit.create(new), kit.update(old, {"n": 1})], [event])
+    assert isinstance(created, StoreUnavailable)
+    assert created.outcome == "unconfirmed"
+    assert updated == Applied(2)
+    assert await kit.find_record(store, new.sid) is not None
+    assert event in await events_in(store)
+    await store.close()

@@ -137,8 +137,10 @@ async def _begin(store: RedisStore, one: Call, planned: Sequence[Planned], wait:
     commands += [changing.sooner(keys, part.change) for part in planned if isinstance(part.change, End)]
     commands += store.calls.take_over(keys)
     replies = await store.try_all(commands, "not_applied", wait=wait)
-    changing.note_listed(store, listings, replies[1:])
-    return _first_error(store, replies[:needed], wait=wait)
+    begun, *listed = replies[:needed]
+    changing.note_listed(store, listings, listed)
+    # Should a failover lose the name, the call never counts.
+    return _first_error(store, [begun]) or _first_error(store, listed, wait=wait)
 
 
 async def _prepare(store: RedisStore, one: Call, planned: Sequence[Planned]) -> Exception | None:

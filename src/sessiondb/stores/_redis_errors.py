@@ -36,6 +36,7 @@ _CURES = {
     "max": "has no connection left. Raise maxclients, or lower ?pool_size=",
     "TRYAGAIN": "is moving slots. It goes on shortly",
     "ASK": "is moving slots. It goes on shortly",
+    "CROSSSLOT": "is a node of a cluster. Write redis+cluster://",
     "MOVED": "is a node of a cluster. Write redis+cluster:// (in a cluster: its slots keep moving; wait)",
 }
 _WORDS = (

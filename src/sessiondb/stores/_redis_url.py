@@ -155,7 +155,7 @@ def _number(scheme: str, options: dict[str, str], name: str, default: float, mos
     is_count = name in _LEAST
     if not _LEAST.get(name, 0.1) <= value <= most or (is_count and value != int(value)):
         kind = f"a whole number from {_LEAST[name]:,}" if is_count else "a number of seconds"
-        raise ConfigurationError(f"{scheme}://: {name} is {text!r}; use {kind} up to {most:,g}.")
+        raise ConfigurationError(f"{scheme}://: {name} is {text!r}; use {kind} up to {most:,.0f}.")
     return value
 
 
