@@ -204,6 +204,7 @@ class TestVerifying:
 
 
 class TestForgetting:
+    @pytest.mark.security("A3")
     async def test_nothing_of_a_person_is_left_and_the_trail_is_sound(self) -> None:
         async with audited() as (shop, lines):
             ann, bob = await shop.logged_in("ann"), await shop.logged_in("bob")
@@ -337,6 +338,7 @@ async def told(db: SessionDB) -> None:
 
 
 class TestRequired:
+    @pytest.mark.security("A2")
     async def test_a_login_whose_event_cannot_be_written_is_none(self) -> None:
         async with open_shop(audit="required") as shop:
             browser = shop.browser()
@@ -359,6 +361,7 @@ class TestRequired:
             assert (await shop.db.verify_trail()).is_sound
 
     @pytest.mark.parametrize("fault", [Fail(), LoseReply(), Hang()], ids=["fail", "lost", "hang"])
+    @pytest.mark.security("A2")
     async def test_what_an_administrator_cannot_be_seen_doing_is_not_done(self, fault: Any) -> None:
         async with open_shop(audit="required", timeout=0.5) as shop:
             await shop.logged_in("ann")
@@ -371,6 +374,7 @@ class TestRequired:
                     await shop.db.revoke_all("ann")
                 assert len(await shop.db.sessions_of("ann")) == 1
 
+    @pytest.mark.security("A2")
     async def test_ends_by_a_query_are_told_at_least_once(self) -> None:
         async with open_shop(audit="required") as shop:
             browsers = [await shop.logged_in("ann") for _ in range(3)]

@@ -39,7 +39,7 @@ def spellings(token: tokens.Token) -> list[str]:
     return found
 
 
-@pytest.mark.security("K6")
+@pytest.mark.security("K6", "A4")
 async def test_no_secret_reaches_an_event_a_log_an_alert_or_a_sink(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     clock = ManualClock()

@@ -240,6 +240,7 @@ class TestFailedLogins:
             _, verdict = await log_in(shop)
             assert Rule.SUCCESS_AFTER_FAILURES not in verdict.rules
 
+    @pytest.mark.security("A7")
     async def test_failures_of_other_workers_and_of_the_last_second_count(self) -> None:
         async with watched() as (shop, _):
             other = shop.another_db()
@@ -289,6 +290,7 @@ class TestFailedLogins:
 
 
 class TestSessionsInUse:
+    @pytest.mark.security("A6")
     async def test_another_browser_is_told_and_by_default_nothing_else(self) -> None:
         async with watched() as (shop, told):
             browser, _ = await log_in(shop)
@@ -312,6 +314,7 @@ class TestSessionsInUse:
             await settle(shop)
             assert told == []
 
+    @pytest.mark.security("A6")
     async def test_where_the_policy_ends_it_the_thief_sees_nothing(self) -> None:
         async with watched(actions={"high": "revoke_session"}) as (shop, told):
             browser, _ = await log_in(shop)

@@ -154,6 +154,7 @@ class Stage:
 
 
 @pytest.mark.parametrize("story", list(stories()), ids=lambda story: f"{story.rule}: {story.text}")
+@pytest.mark.security("A7", "A8")
 async def test_what_must_fire_and_what_must_not(story: Story) -> None:
     stage = Stage(story.steps)
     with mock.patch("sessiondb.background.FLUSH_EVERY", 3600.0):

@@ -59,6 +59,7 @@ def test_the_lines(found: Verdict, circumstances: Circumstances | None, line: st
     assert headline_of(found, circumstances) == line
 
 
+@pytest.mark.security("A8")
 def test_a_mail_says_what_when_where_and_what_to_do() -> None:
     made = alert(
         verdict(Rule.NEW_COUNTRY, "first login from BR; before from PL", RiskAction.REVOKE_SESSION),

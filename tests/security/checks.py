@@ -306,4 +306,49 @@ GROUPS = (
             ),
         ),
     ),
+    Group(
+        "Watched",
+        (
+            Check(
+                "A1",
+                "Whoever can write to the database changes, deletes, inserts, moves or cuts off no event unseen.",
+                "ASVS 16.4.2; NIST SP 800-92 5.4; RFC 9162",
+            ),
+            Check(
+                "A2",
+                "Where the audit is required, no change lands without its event, whatever is killed in between.",
+                "ASVS 16.3.1 to 16.3.3, 16.5.2",
+            ),
+            Check(
+                "A3",
+                "A person can be erased from sessions, events and statistics, and the trail stays sound.",
+                "GDPR articles 5 and 17; ASVS 14.2.7",
+            ),
+            Check(
+                "A4",
+                "No token, password or session data reaches an event, a log, an alert or a webhook.",
+                "ASVS 16.2.5; SM (logging)",
+            ),
+            Check(
+                "A5",
+                "The client's address is taken from a header by an explicit rule alone, and never from what a client adds.",
+                "ASVS 4.1.3, 16.2.1; SM (logging)",
+            ),
+            Check(
+                "A6",
+                "A session that another browser uses is noticed, and ended where the policy says so before a page sees it.",
+                "ASVS 7.2.4; WSTG-SESS-09; SM (binding to other properties)",
+            ),
+            Check(
+                "A7",
+                "Guessed passwords are seen across workers: of one user, from one network, and of many from many.",
+                "ASVS 6.3.1; NIST SP 800-63B-4 3.2.2; OWASP OAT-007, OAT-008",
+            ),
+            Check(
+                "A8",
+                "A login unlike the user's others is told with its reasons, and the user can be told in words.",
+                "NIST SP 800-63B-4 3.2.2, 4.6; ASVS 6.3.5",
+            ),
+        ),
+    ),
 )

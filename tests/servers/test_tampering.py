@@ -165,6 +165,7 @@ TAMPERINGS: list[tuple[Tamper, str, set[int]]] = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda tampering: tampering[0].__name__)
+@pytest.mark.security("A1")
 async def test_it_is_found_and_located(kind: str, tampering: tuple[Tamper, str, set[int]], tmp_path: Path) -> None:
     tamper, what, where = tampering
     lines: list[str] = []
@@ -187,6 +188,7 @@ async def test_it_is_found_and_located(kind: str, tampering: tuple[Tamper, str, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.security("A1")
 async def test_a_whole_stream_and_a_checkpoint_are_missed(kind: str, tmp_path: Path) -> None:
     lines: list[str] = []
     store = open_store(new_url(kind, tmp_path))

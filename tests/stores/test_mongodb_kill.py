@@ -74,6 +74,7 @@ async def check(store: Store, answered: set[str]) -> None:
 
 
 @pytest.mark.parametrize("answers", [1, 13, 60])
+@pytest.mark.security("A2")
 async def test_a_killed_process_leaves_no_login_without_its_event(answers: int) -> None:
     url = with_option(url_of("mongodb"), f"prefix={new_prefix()}")
     async with opened(url) as store:

@@ -137,6 +137,7 @@ async def forget(store: Store) -> None:
     assert await store.forget_user(USER) == 6
 
 
+@pytest.mark.security("A3")
 async def test_nothing_of_a_person_is_left(place: Place) -> None:
     store = await place.kit.store()
     await live(place.kit, store)

@@ -87,6 +87,7 @@ async def check(kit: Kit, store: Store, answered: list[str]) -> None:
 
 
 @pytest.mark.parametrize("logins", [1, 40, 300])
+@pytest.mark.security("A2")
 async def test_a_process_that_is_killed_leaves_whole_logins(logins: int) -> None:
     prefix = new_prefix()
     url = with_option(url_of("mysql"), f"prefix={prefix}")

@@ -142,6 +142,7 @@ async def forget(kit: Kit, store: Store) -> None:
     assert await store.forget_user(USER) == 40
 
 
+@pytest.mark.security("A3")
 async def test_nothing_is_shown_of_who_was_forgotten(place: Place) -> None:
     kit = place.kit
     store = await kit.store()

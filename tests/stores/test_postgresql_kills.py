@@ -100,6 +100,7 @@ async def check(kit: Kit, answered: list[str]) -> None:
 
 
 @pytest.mark.parametrize("logins", LOGINS)
+@pytest.mark.security("A2")
 async def test_a_process_that_is_killed_leaves_whole_logins(logins: int) -> None:
     prefix = new_prefix()
     url = with_option(url_of("postgresql"), f"prefix={prefix}")

@@ -78,6 +78,7 @@ async def check(store: RedisStore, answered: set[str]) -> None:
 
 @pytest.mark.parametrize("answers", [1, 13, 150, 400])
 @pytest.mark.parametrize("kind", ["redis", "redis_cluster"])
+@pytest.mark.security("A2")
 async def test_a_killed_process_leaves_no_login_without_its_event(kind: str, answers: int) -> None:
     url = with_option(url_of(kind), f"prefix={new_prefix()}")
     async with opened(url) as store:

@@ -104,6 +104,7 @@ class Life:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.security("A3")
 async def test_a_forgotten_user_is_in_no_file(store: SQLiteStore, build: Builders, tmp_path: Path, seed: int) -> None:
     """So many rows that pages are split and joined, which leaves copies that no secure_delete knows of."""
     life = Life(store, build, seed)

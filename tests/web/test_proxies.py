@@ -150,6 +150,7 @@ FORWARDED: list[tuple[TrustedProxies, Sequence[str], str | None]] = [
 
 
 @pytest.mark.parametrize(("rule", "lines", "address"), X_FORWARDED_FOR + FORWARDED, ids=repr)
+@pytest.mark.security("A5")
 def test_the_client_is_whom_the_trusted_have_seen(rule: TrustedProxies, lines: Sequence[str], address: str) -> None:
     assert seen(rule, *lines) == address
 
@@ -222,6 +223,7 @@ def test_no_header_is_an_exception(rule: TrustedProxies, lines: list[bytes], pee
 
 @given(st.lists(ANY, max_size=3), ANY, st.booleans())
 @example([], b'for="', False)
+@pytest.mark.security("A5")
 def test_nothing_that_a_client_sends_changes_what_the_proxy_has_added(
     lines: list[bytes], last: bytes, own_line: bool
 ) -> None:
