@@ -431,7 +431,7 @@ class TestSettings:
             ({"keep": {"login": 30}}, "timedelta"),
             ({"keep": {"login": timedelta(hours=1)}}, "timedelta"),
         ],
-        ids=str,
+        ids=lambda value: value if isinstance(value, str) else next(iter(value)),
     )
     def test_of_the_audit(self, settings: dict[str, Any], said: str) -> None:
         with pytest.raises(ConfigurationError, match=said):
