@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from sessiondb.core.change import Applied, Change, Create, End
-from sessiondb.core.errors import SessionDataError, StoreError
+from sessiondb.core.errors import SessionDataError, StoreError, StoreUnavailable
 from sessiondb.core.events import Event
 from sessiondb.core.policy import SECOND
 from sessiondb.core.token import Sid
@@ -91,10 +91,13 @@ class Calls:
         """Its changes may be sent again."""
         self._unsettled = {id_: other for id_, other in self._unsettled.items() if other != one}
 
+    @property
+    def any_unsettled(self) -> bool:
+        """Whether there is a call to be settled."""
+        return bool(self._unsettled)
+
     def unsettled(self, changes: Sequence[Change]) -> list[Call]:
         """The unsettled calls that ``changes`` were in."""
-        if not self._unsettled:
-            return []
         found = (self._unsettled.get(_id(change)) for change in changes)
         return list(dict.fromkeys(one for one in found if one is not None))
 
@@ -111,16 +114,17 @@ async def apply(store: RedisStore, changes: Sequence[Change], events: Sequence[E
         return refused(changes, error)
     one = Call.new(change.sid for change in changes)
     wait = any(map(changing.must_last, changes))
-    failure = await _begin(store, one, planned, wait) or await _prepare(store, one, planned)
-    if failure is None:
-        failure = await _commit(store, one, planned, events, wait)
-    if failure is not None and not isinstance(failure, TooFewReplicas):
+    reply: Any = await _begin(store, one, planned, wait) or await _prepare(store, one, planned)
+    if reply is None:
+        reply = await _commit(store, one, planned, events, wait)
+    if isinstance(reply, Exception) and not isinstance(reply, TooFewReplicas):
         await _discard(store, one)
-        return refused(changes, failure)
+        return refused(changes, reply)
     results = await _finish(store, one, changes, wait)
-    if failure is None:
+    await store.bound.keep(store, reply)
+    if not isinstance(reply, TooFewReplicas):
         return results
-    unconfirmed = changing.as_result(store.error(failure, "unconfirmed"))
+    unconfirmed = changing.as_result(store.error(reply, "unconfirmed"))
     return [
         unconfirmed if isinstance(result, Applied) and changing.must_last(change) else result
         for change, result in zip(changes, results, strict=True)
@@ -157,10 +161,8 @@ def _first_error(store: RedisStore, replies: Sequence[Any], *, wait: bool = Fals
     return None
 
 
-async def _commit(
-    store: RedisStore, one: Call, planned: Sequence[Planned], events: Sequence[Event], wait: bool
-) -> Exception | None:
-    """Write the events, and have the call count. An error says that it never will; but for ``TooFewReplicas``: it does.
+async def _commit(store: RedisStore, one: Call, planned: Sequence[Planned], events: Sequence[Event], wait: bool) -> Any:
+    """Write the events, and have the call count: the reply. Any other error than ``TooFewReplicas``: it never will.
 
     Raises where nothing is known.
     """
@@ -182,17 +184,13 @@ async def _commit(
             store.calls.is_unsettled(one, [part.change for part in planned])
             raise undecided(lost) from lost.__cause__
         if state == _COUNTS:
-            return None
+            return [b"ok", 0, 0]
         if state == _GIVEN_UP:
-            return StoreError(str(lost))
+            return StoreUnavailable(str(lost))
         raise undecided(lost) from lost.__cause__
     if answer[0] == b"late":
         return StoreError("The call took so long that another process has given it up. Nothing was written.")
-    problem = problem_of(answer)
-    if problem is not None:
-        return problem
-    await store.bound.keep(store, answer)
-    return reply if isinstance(reply, TooFewReplicas) else None
+    return problem_of(answer) or reply
 
 
 async def _finish(store: RedisStore, one: Call, changes: Sequence[Change], wait: bool) -> list[ChangeResult]:

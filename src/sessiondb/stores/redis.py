@@ -212,7 +212,8 @@ class RedisStore:
         """
         if len({change.sid for change in changes}) != len(changes):
             raise ValueError("the sids of the changes in one call must be unique")
-        await calling.settle_before(self, changes)
+        if self.calls.any_unsettled:
+            await calling.settle_before(self, changes)
         if not events:
             return await changing.apply(self, changes)
         if changes and self.is_cluster:
