@@ -10,11 +10,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from msgspec.structs import replace
 
 from harness import DAY, HOUR, MINUTE, Shop, open_shop, put
 from sessiondb import ConfigurationError, LoginRefused, Policy, SessionDB
 from sessiondb.core.change import Create
 from sessiondb.core.policy import SECOND
+from sessiondb.core.token import Sid
 from sessiondb.core.usage_series import UsagePoint
 from sessiondb.testing import Delay, Fail, Hang
 
@@ -181,6 +183,16 @@ async def test_an_end_is_counted_once_though_two_workers_find_it() -> None:
             await other.usage()
             found = (await shop.db.usage(by="day")).total
             assert found.ended_by_reason == {"expired_idle": 1}
+
+
+async def test_a_session_that_somebody_has_made_by_hand_ends_like_any_other() -> None:
+    async with open_shop() as shop:
+        browser = await shop.logged_in()
+        for sid in ("no sid", "", "550e8400-e29b-41d4-a716-446655440000"):
+            shop.put_record(replace(shop.record(browser.sid), sid=Sid(sid), last_seen_at=0, check_at=0))
+        await shop.db.sweep()
+        total = (await shop.db.usage()).total
+        assert (total.ended, total.expired_length.count, total.expired_length.most) == (3, 3, 0.0)
 
 
 async def test_an_open_socket_that_is_used_keeps_its_user_active() -> None:
@@ -395,8 +407,6 @@ async def test_a_sheet_that_nobody_can_read_is_left_out() -> None:
         await shop.logged_in()
         await now(shop.db)
         [sheet] = await shop.memory.sheets("usage", 0, 2**40)
-        from msgspec.structs import replace
-
         await shop.memory.publish([replace(sheet, writer="x", data=b"\xff"), replace(sheet, writer="y", data=b"")])
         assert (await now(shop.db)).logins == 1
         assert shop.db.counters["unreadable_usage"] >= 2

@@ -95,9 +95,7 @@ class Gatherer:
     def ended(self, sid: Sid, reason: str, at: int) -> None:
         """A session has ended."""
         if self._keep is not None:
-            # The sid is a UUIDv7, and begins with the time of its making.
-            created_at = int(sid[:8] + sid[9:13], 16) * 1000
-            self._tally(at).ended(reason, at - created_at)
+            self._tally(at).ended(reason, at - _made_at(sid, at))
 
     def looked(self, stats: Stats) -> None:
         """So many sessions live now."""
@@ -169,3 +167,11 @@ class Gatherer:
                 self._counters["lost_usage_hours"] += 1
             if hour < this - EARLIER_HOURS and hour not in self._changed:
                 del self._tallies[hour]
+
+
+def _made_at(sid: Sid, otherwise: int) -> int:
+    """When the session was made, to the millisecond: its sid is a UUIDv7, unless somebody has put it there by hand."""
+    try:
+        return int(sid[:8] + sid[9:13], 16) * 1000
+    except ValueError:
+        return otherwise
