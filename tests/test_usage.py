@@ -379,6 +379,22 @@ async def test_what_cannot_be_published_for_hours_is_lost_and_counted() -> None:
         assert (await shop.db.usage(by="hour")).total.logins == 4
 
 
+async def test_a_clock_that_goes_back_loses_nothing() -> None:
+    async with open_shop() as shop:
+        shop.clock.advance(30 * MINUTE)
+        await shop.logged_in("ann")
+        await now(shop.db)
+        shop.clock.advance(3 * HOUR)
+        await shop.logged_in("bob")
+        await now(shop.db)
+        shop.clock.advance(-3 * HOUR)
+        await shop.logged_in("cy")
+        await now(shop.db)
+        shop.clock.advance(3 * HOUR)
+        points = (await shop.db.usage(by="hour")).points
+        assert [point.logins for point in points[-4:]] == [2, 0, 0, 1]
+
+
 async def test_a_database_that_hangs_does_not_hold_up_the_end() -> None:
     async with open_shop() as shop:
         other = shop.another_db(timeout=0.05)

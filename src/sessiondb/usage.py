@@ -40,8 +40,8 @@ class Gatherer:
         self._now = now
         self._counters = counters
         self._keep = keep
-        self._writer = secrets.token_hex(8)
         self._tallies: dict[int, Tally] = {}
+        self._writers: dict[int, str] = {}
         self._changed: set[int] = set()
         self._gaps: dict[int, int] = {}
         self._publishing = asyncio.Lock()
@@ -120,6 +120,8 @@ class Gatherer:
         tally = self._tallies.get(hour)
         if tally is None:
             tally = self._tallies[hour] = Tally()
+            # A name for this tally alone: should a clock that goes back make another one of the hour, both are kept.
+            self._writers[hour] = secrets.token_hex(8)
         self._changed.add(hour)
         return tally
 
@@ -157,7 +159,7 @@ class Gatherer:
             self._counters["lost_usage_hours"] += len(self._changed)
 
     def _sheet(self, hour: int, keep: int) -> Sheet:
-        return Sheet(HOURS, hour, self._writer, self._tallies[hour].encode(), (hour + 1) * HOUR + keep)
+        return Sheet(HOURS, hour, self._writers[hour], self._tallies[hour].encode(), (hour + 1) * HOUR + keep)
 
     def _forget_old(self) -> None:
         this = self._now() // HOUR
@@ -166,7 +168,7 @@ class Gatherer:
                 self._changed.discard(hour)
                 self._counters["lost_usage_hours"] += 1
             if hour < this - EARLIER_HOURS and hour not in self._changed:
-                del self._tallies[hour]
+                del self._tallies[hour], self._writers[hour]
 
 
 def _made_at(sid: Sid, otherwise: int) -> int:

@@ -32,9 +32,10 @@ FINAL_HOURS = 6
 # For so long what was merged and its parts are both there, for whoever has begun to read before.
 SETTLE = 300 * SECOND
 MOST_PARTS = 256
-# For so long hours are told apart, and no number is kept for longer.
+# For so long hours are told apart; no number is kept for longer; and before that, nothing is left to be merged.
 HOURS_KEPT = 2 * DAY
 LONGEST_KEPT = 3660 * DAY
+LONGEST_UNMERGED = 400 * DAY
 # Hours and days of one turn, so that nobody waits for it long.
 MOST_LOOKED_AT = 100
 # Kind of a sheet that says whom to forget: its bucket is the hour, its writer the hash.
@@ -87,7 +88,7 @@ class Merging:
                 return
             self._last_turn = progress.at = now
             await _note(store, progress)
-            oldest = max(0, now - LONGEST_KEPT) // HOUR
+            oldest = max(0, now - LONGEST_UNMERGED) // HOUR
             progress.hours = await self._walk(store, HOURS, max(progress.hours, oldest), now // HOUR - FINAL_HOURS)
             whole_days = min((now - HOURS_KEPT) // DAY, progress.hours // 24)
             progress.days = await self._walk(store, DAYS, max(progress.days, oldest // 24), whole_days)
@@ -123,7 +124,7 @@ class Merging:
         tallies = {name: tally for name, (_, tally) in found.items()}
         rewritten = [name for name, tally in tallies.items() if sum(tally.forget(user) for user in gone)]
         counting = standing(tallies)
-        covered = [name for name in tallies if name not in counting]
+        covered = list(tallies.keys() - set(counting))
         if covered and max(tally.merged_at for tally in tallies.values()) <= now - SETTLE:
             await store.withdraw([found[name][0] for name in covered])
             covered = []
