@@ -12,6 +12,7 @@ from sessiondb.attempts import Counting, Found, Source
 from sessiondb.core import history as logins
 from sessiondb.core.agents import parse_agent
 from sessiondb.core.alerts import Circumstances, apart
+from sessiondb.core.client import decode_client
 from sessiondb.core.countries import name_of, position_of
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event, EventType
@@ -19,6 +20,7 @@ from sessiondb.core.features import Features, Marker, Marks, features_of
 from sessiondb.core.history import Entry
 from sessiondb.core.networks import levels
 from sessiondb.core.policy import SECOND
+from sessiondb.core.record import Record
 from sessiondb.core.risk import SAFE, Finding, RiskAction, RiskLevel, Rule, Verdict, judge
 from sessiondb.core.rules import (
     AFTER_FAILURE,
@@ -313,3 +315,11 @@ def risk_event(
         details=details,
         personal=privacy.personal(personal, ip),
     )
+
+
+def seen_with(client: bytes, replaced: Record | None = None) -> dict[str, str | int]:
+    """What the event of a login says of the ``client`` JSON, and of the session that it has replaced."""
+    known = decode_client(client)
+    sid = None if replaced is None else str(replaced.sid)
+    told = {"user_agent": known.user_agent, "country": known.country, "replaces": sid}
+    return {name: value for name, value in told.items() if value is not None}

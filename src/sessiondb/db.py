@@ -16,6 +16,7 @@ import msgspec
 
 from sessiondb import ending, federation, listing
 from sessiondb.abuse import Abuse
+from sessiondb.assessing import seen_with
 from sessiondb.auditing import Audit
 from sessiondb.choosing import lifetime_for
 from sessiondb.core import assurance, codec, token
@@ -304,7 +305,8 @@ class SessionDB(Looking):
             lifetime=lifetime,
             auth=auth,
         )
-        event = runtime.event(EventType.SESSION_CREATED if user is None else EventType.LOGIN, record=record, ip=ip)
+        type_ = EventType.SESSION_CREATED if user is None else EventType.LOGIN
+        event = runtime.event(type_, record=record, ip=ip, personal=seen_with(record.client_last))
         with never_delivered(runtime, record):
             applied(await runtime.apply_one(Create(record, links), event))
             refused = await admit(runtime, record, began_at, links) if user is not None else None

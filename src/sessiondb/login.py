@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import msgspec
 
-from sessiondb.assessing import Assessment, risk_event
+from sessiondb.assessing import Assessment, risk_event, seen_with
 from sessiondb.choosing import lifetime_for
 from sessiondb.core import codec
 from sessiondb.core.change import Applied, Change, Conflict, Create, Outcome, Update, new_change_id
-from sessiondb.core.client import agent_text, decode_client
+from sessiondb.core.client import agent_text
 from sessiondb.core.errors import HeadersSent, LoginRefused
 from sessiondb.core.events import EventType
 from sessiondb.core.policy import OnLimit
@@ -54,7 +54,9 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
         issued=staged.token,
         risk=b"{}" if assessment is None else encode_risk(assessment.verdict),
     )
-    event = runtime.event(EventType.LOGIN, record=record, ip=state.visitor.ip, personal=_seen_with(record, old))
+    event = runtime.event(
+        EventType.LOGIN, record=record, ip=state.visitor.ip, personal=seen_with(record.client_last, old)
+    )
     changes: list[Change] = [Create(record, staged.links)]
     events = [event]
     if assessment is not None and assessment.verdict.findings:
@@ -83,13 +85,6 @@ async def log_in(session: dict[str, Any], state: State, staged: StagedLogin) -> 
         runtime.suspicions.tell(_suspicion(runtime, assessment, record.sid))
         if assessment.position is not None:
             runtime.suspicions.do(look_for_distant(runtime, record.sid, assessment))
-
-
-def _seen_with(record: Record, old: Record | None) -> dict[str, str | int]:
-    """What the event of a login says of the client, beside its address."""
-    known = decode_client(record.client_last)
-    told = {"user_agent": known.user_agent, "country": known.country, "replaces": None if old is None else str(old.sid)}
-    return {name: value for name, value in told.items() if value is not None}
 
 
 async def _assess(session: dict[str, Any], state: State, staged: StagedLogin, old: Record | None) -> Assessment | None:

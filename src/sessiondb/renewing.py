@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from sessiondb.assessing import seen_with
 from sessiondb.choosing import lifetime_for
 from sessiondb.core import assurance, token
 from sessiondb.core.change import Applied, Conflict, Outcome, Rotate, SignIn, Update, new_change_id
@@ -177,7 +178,8 @@ async def _prove(
     issued = state.proving
     if issued is None and held is not None:
         issued = state.proving = Token(held.sid, held.series, token.new_secret())
-    event: Event | None = runtime.event(type_, record=record, ip=state.visitor.ip, details=details)
+    personal = seen_with(state.client())
+    event: Event | None = runtime.event(type_, record=record, ip=state.visitor.ip, details=details, personal=personal)
     found = record
     for _ in range(1 + PROOF_TRIES):
         rotate = None
