@@ -240,6 +240,16 @@ class TestForgetting:
             assert "'bob'" in text
             assert (await shop.db.verify_trail(lines)).problems == []
 
+    async def test_who_has_erased_is_told_and_a_person_may_do_it_alone(self) -> None:
+        async with audited() as (shop, lines):
+            await shop.logged_in("ann")
+            await shop.logged_in("bob")
+            await shop.db.forget("ann", actor="officer")
+            await shop.db.forget("bob", actor="bob")
+            told = {event.actor for event in await shop.events(EventType.USER_FORGOTTEN)}
+            assert told == {"officer", None}
+            assert (await shop.db.verify_trail(lines)).problems == []
+
     async def test_an_erasure_that_nobody_has_stated_is_found(self) -> None:
         async with audited() as (shop, lines):
             await shop.logged_in("ann")
@@ -436,6 +446,28 @@ class TestSettings:
     def test_of_the_audit(self, settings: dict[str, Any], said: str) -> None:
         with pytest.raises(ConfigurationError, match=said):
             Audit(**settings)
+
+
+async def test_what_administrators_do_has_their_name() -> None:
+    async with open_shop() as shop:
+        one, _, _ = [await shop.logged_in("ann") for _ in range(3)]
+        await shop.db.revoke(one.sid, actor="root")
+        await shop.db.revoke_where(user_id="ann", created_after=0, actor="root")
+        await shop.db.revoke_all("ann", actor="root")
+        await shop.db.lock_user("ann", actor=7)
+        await shop.db.unlock_user("ann", actor="root")
+        await shop.db.revoke_everyone(actor="root")
+        found = [(event.type, event.actor, event.sid) for event in await shop.events() if event.actor is not None]
+        revoked = EventType.SESSIONS_REVOKED
+        assert found == [
+            (revoked, "root", one.sid),
+            (revoked, "root", None),
+            (EventType.USER_REVOKED, "root", None),
+            (EventType.USER_LOCKED, "7", None),
+            (EventType.USER_UNLOCKED, "root", None),
+            (revoked, "root", None),
+        ]
+        assert len((await shop.db.events(actor="root")).events) == 5
 
 
 async def test_other_lifetimes_are_an_event() -> None:

@@ -61,6 +61,7 @@ from sessiondb.watching import Ends
 from sessiondb.writes import applied, never_delivered, new_record, whole
 
 DEFAULT_URL = "sqlite:///sessions.db"
+UserId = str | int | UUID
 
 
 class Issued(msgspec.Struct, frozen=True):
@@ -367,9 +368,15 @@ class SessionDB(Looking):
     # -- ending -------------------------------------------------------------------------------------------
 
     # Every ``reason`` is an ``EndReason`` that somebody may give, or its value; others raise ``ValueError``.
+    # ``actor`` is the id of whoever does it to others, for the audit trail.
 
     async def revoke(
-        self, sid: str, *, user_id: str | int | UUID | None = None, reason: EndReason | str = EndReason.REVOKED
+        self,
+        sid: str,
+        *,
+        user_id: UserId | None = None,
+        reason: EndReason | str = EndReason.REVOKED,
+        actor: UserId | None = None,
     ) -> bool:
         """End one session; whether it was living. A request of it that is in flight cannot undo this.
 
@@ -377,20 +384,32 @@ class SessionDB(Looking):
         """
         why = ending.given_reason(reason)
         user = None if user_id is None else check_user_id(user_id)
-        return token.is_sid(sid) and bool(await ending.end_sids(self.runtime, [Sid(sid)], why, user))
+        by = None if actor is None else check_user_id(actor)
+        return token.is_sid(sid) and await ending.revoke_one(self.runtime, Sid(sid), why, user, by)
 
     async def revoke_all(
-        self, user_id: str | int | UUID, keep: str | None = None, *, reason: EndReason | str = EndReason.REVOKED
+        self,
+        user_id: UserId,
+        keep: str | None = None,
+        *,
+        reason: EndReason | str = EndReason.REVOKED,
+        actor: UserId | None = None,
     ) -> int:
         """End all sessions of a user but ``keep`` (a sid), and every login under way; how many were living.
 
         The one to keep keeps its secret too; ``session.revoke_others()`` replaces that.
         """
         kept = Sid(keep) if keep is not None else None
-        return await ending.revoke_all(self.runtime, check_user_id(user_id), ending.given_reason(reason), kept)
+        by = None if actor is None else check_user_id(actor)
+        return await ending.revoke_all(self.runtime, check_user_id(user_id), ending.given_reason(reason), kept, by)
 
     async def revoke_where(
-        self, *, reason: EndReason | str = EndReason.REVOKED, dry_run: bool = False, **criteria: Unpack[Criteria]
+        self,
+        *,
+        reason: EndReason | str = EndReason.REVOKED,
+        dry_run: bool = False,
+        actor: UserId | None = None,
+        **criteria: Unpack[Criteria],
     ) -> int:
         """End the living sessions that meet all of the ``Criteria``; how many. ``dry_run``: only count them.
 
@@ -398,18 +417,23 @@ class SessionDB(Looking):
         ``lock_user`` do that. Raises ``ValueError`` for no criterion, or one that cannot be meant.
         """
         why = ending.given_reason(reason)
-        return await ending.revoke_where(self.runtime, self._select(criteria), why, dry_run=dry_run)
+        by = None if actor is None else check_user_id(actor)
+        return await ending.revoke_where(self.runtime, self._select(criteria), why, dry_run=dry_run, actor=by)
 
-    async def revoke_everyone(self, *, reason: EndReason | str = EndReason.REVOKED, dry_run: bool = False) -> int:
+    async def revoke_everyone(
+        self, *, reason: EndReason | str = EndReason.REVOKED, dry_run: bool = False, actor: UserId | None = None
+    ) -> int:
         """End every session that there is when this is called, whoever's; how many. As ``revoke_where``."""
-        return await ending.revoke_everyone(self.runtime, ending.given_reason(reason), dry_run=dry_run)
+        by = None if actor is None else check_user_id(actor)
+        return await ending.revoke_everyone(self.runtime, ending.given_reason(reason), dry_run=dry_run, actor=by)
 
     async def lock_user(
         self,
-        user_id: str | int | UUID,
+        user_id: UserId,
         until: datetime | int | None = None,
         *,
         reason: EndReason | str = EndReason.LOCKED,
+        actor: UserId | None = None,
     ) -> int:
         """End all sessions of a user, and refuse their logins until ``until`` or ``unlock_user``; how many were ended.
 
@@ -417,11 +441,13 @@ class SessionDB(Looking):
         process. The later of two locks stands. A refused login raises ``LoginRefused`` with ``reason="locked"``.
         Raises ``ValueError`` for a time that is past.
         """
-        return await ending.lock_user(self.runtime, check_user_id(user_id), until, ending.given_reason(reason))
+        by = None if actor is None else check_user_id(actor)
+        return await ending.lock_user(self.runtime, check_user_id(user_id), until, ending.given_reason(reason), by)
 
-    async def unlock_user(self, user_id: str | int | UUID) -> None:
+    async def unlock_user(self, user_id: UserId, *, actor: UserId | None = None) -> None:
         """Let a user log in again. A login whose request began before is still refused."""
-        await ending.unlock_user(self.runtime, check_user_id(user_id))
+        by = None if actor is None else check_user_id(actor)
+        await ending.unlock_user(self.runtime, check_user_id(user_id), by)
 
     async def revoke_idp(
         self,

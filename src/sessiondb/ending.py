@@ -73,21 +73,36 @@ async def end_user(
     return len(ended)
 
 
-async def revoke_all(runtime: Runtime, user_id: str, reason: EndReason, keep: Sid | None = None) -> int:
+async def revoke_one(
+    runtime: Runtime, sid: Sid, reason: EndReason, user_id: str | None = None, actor: str | None = None
+) -> bool:
+    """End one session; whether it was living. That somebody else than its user has done it is an event of its own."""
+    if actor is None:
+        return bool(await end_sids(runtime, [sid], reason, user_id))
+    async with noted(runtime, EventType.SESSIONS_REVOKED, user_id, reason, actor=actor, sid=sid) as details:
+        ended = details["ended"] = len(await end_sids(runtime, [sid], reason, user_id))
+    return bool(ended)
+
+
+async def revoke_all(
+    runtime: Runtime, user_id: str, reason: EndReason, keep: Sid | None = None, actor: str | None = None
+) -> int:
     """``end_user``, with its event."""
-    async with noted(runtime, EventType.USER_REVOKED, user_id, reason) as details:
+    async with noted(runtime, EventType.USER_REVOKED, user_id, reason, actor=actor) as details:
         ended = details["ended"] = await end_user(runtime, user_id, reason, keep=keep)
     return ended
 
 
-async def revoke_where(runtime: Runtime, selection: Selection, reason: EndReason, *, dry_run: bool = False) -> int:
+async def revoke_where(
+    runtime: Runtime, selection: Selection, reason: EndReason, *, dry_run: bool = False, actor: str | None = None
+) -> int:
     """End the living sessions that are meant, page by page; how many. With ``dry_run`` they are only counted."""
     count = 0
     if dry_run:
         async for records in walk(runtime, selection):
             count += len(records)
         return count
-    async with noted(runtime, EventType.SESSIONS_REVOKED, selection.user_id, reason) as details:
+    async with noted(runtime, EventType.SESSIONS_REVOKED, selection.user_id, reason, actor=actor) as details:
         async for records in walk(runtime, selection):
             if records:
                 count += len(await end_sids(runtime, [record.sid for record in records], reason))
@@ -95,7 +110,9 @@ async def revoke_where(runtime: Runtime, selection: Selection, reason: EndReason
     return count
 
 
-async def revoke_everyone(runtime: Runtime, reason: EndReason, *, dry_run: bool = False) -> int:
+async def revoke_everyone(
+    runtime: Runtime, reason: EndReason, *, dry_run: bool = False, actor: str | None = None
+) -> int:
     """End every session that there is; how many.
 
     A session that was being written while its page was read is found by the next pass.
@@ -104,7 +121,7 @@ async def revoke_everyone(runtime: Runtime, reason: EndReason, *, dry_run: bool 
     selection = Selection(created_before=runtime.now() + 1)
     if dry_run:
         return await _end_all(runtime, selection, reason, dry_run=True)
-    async with noted(runtime, EventType.SESSIONS_REVOKED, None, reason, {"everyone": 1}) as details:
+    async with noted(runtime, EventType.SESSIONS_REVOKED, None, reason, {"everyone": 1}, actor=actor) as details:
         ended = details["ended"] = await _end_all(runtime, selection, reason)
     return ended
 
@@ -122,24 +139,26 @@ async def _end_all(runtime: Runtime, selection: Selection, reason: EndReason, *,
     return ended
 
 
-async def lock_user(runtime: Runtime, user_id: str, until: Moment | None, reason: EndReason) -> int:
+async def lock_user(
+    runtime: Runtime, user_id: str, until: Moment | None, reason: EndReason, actor: str | None = None
+) -> int:
     """End all sessions of ``user_id`` and refuse every login that begins before ``until``; how many were living."""
     await runtime.ready()  # its clock says what "now" is
     not_before = LOCKED_FOR_GOOD if until is None else moment("until", until)
     if not_before <= runtime.now():
         raise ValueError("until is past already, so it would lock nobody; use a later time, or None for good.")
     known = {} if until is None else {"until": not_before}
-    async with noted(runtime, EventType.USER_LOCKED, user_id, reason, known) as details:
+    async with noted(runtime, EventType.USER_LOCKED, user_id, reason, known, actor=actor) as details:
         ended = details["ended"] = await end_user(runtime, user_id, reason, not_before=not_before)
     return ended
 
 
-async def unlock_user(runtime: Runtime, user_id: str) -> None:
+async def unlock_user(runtime: Runtime, user_id: str, actor: str | None = None) -> None:
     """Let ``user_id`` log in again, by requests that begin from now on."""
     await runtime.ready()
     now = runtime.now()
     query = Query(now=now, caps=runtime.caps, user_id=user_id, sids=(), not_before=now, lift=True)
-    async with noted(runtime, EventType.USER_UNLOCKED, user_id, None), runtime.using_store() as store:
+    async with noted(runtime, EventType.USER_UNLOCKED, user_id, None, actor=actor), runtime.using_store() as store:
         await store.end_where(query, EndReason.REVOKED)
 
 
@@ -186,6 +205,9 @@ async def noted(
     user_id: str | None,
     reason: str | None,
     details: Mapping[str, str | int] | None = None,
+    *,
+    actor: str | None = None,
+    sid: Sid | None = None,
 ) -> AsyncIterator[dict[str, str | int]]:
     """Around what somebody does to others' sessions: its event, to whose details the block may add what came of it.
 
@@ -193,7 +215,15 @@ async def noted(
     """
     await runtime.ready()
     told = dict(details or {})
-    event = Event(type=type_, at=runtime.now(), user_id=user_id, reason=reason and str(reason), details=told)
+    event = Event(
+        type=type_,
+        at=runtime.now(),
+        sid=sid,
+        user_id=user_id,
+        actor=actor,
+        reason=reason and str(reason),
+        details=told,
+    )
     if runtime.audit_required:
         async with runtime.using_store() as store:
             await store.append([replace(event, details=dict(told))])

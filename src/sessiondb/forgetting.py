@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sessiondb import usage_merging
@@ -28,33 +28,36 @@ class Forgotten:
     events: int
 
 
-async def forget(runtime: Runtime, user_id: str) -> Forgotten:
+async def forget(runtime: Runtime, user_id: str, actor: str | None = None) -> Forgotten:
     """Erase ``user_id``: sessions living or ended, the history of logins, and the personal fields of their events.
 
     Raises ``StoreError``; then call it again, which goes on where it stopped.
     """
+    if actor == user_id:
+        actor = None  # who is to be forgotten cannot be named
     await runtime.ready()
     await end_user(runtime, user_id, EndReason.REVOKED)
     await runtime.background.flush()
     async with runtime.using_store() as store:
         # The address in an event is that of whoever has acted, or else of whom it is about.
         about: tuple[Group, ...] = ("who", "where")
-        events = await _erase(runtime, store, EventQuery(user_id=user_id, limit=PAGE), about)
-        events += await _erase(runtime, store, EventQuery(actor=user_id, limit=PAGE), ("actor", "where"))
+        events = await _erase(runtime, store, EventQuery(user_id=user_id, limit=PAGE), about, actor)
+        events += await _erase(runtime, store, EventQuery(actor=user_id, limit=PAGE), ("actor", "where"), actor)
         # Before the store has what was overwritten cleaned away.
         await usage_merging.forget(runtime, user_id)
         sessions = await store.forget_user(user_id)
     return Forgotten(sessions, events)
 
 
-async def _erase(runtime: Runtime, store: Store, query: EventQuery, groups: Sequence[Group]) -> int:
+async def _erase(runtime: Runtime, store: Store, query: EventQuery, groups: Sequence[Group], actor: str | None) -> int:
     """State what is to be erased, then erase it, until the query finds no more."""
     erased = 0
     signer = runtime.auditing.audit.signer
     while found := (await store.events(query)).events:
         for part in in_parts(_place(event) for event in found):
             details = {"groups": " ".join(groups), "places": spelled(part)}
-            await store.append([statement(EventType.USER_FORGOTTEN, runtime.now(), details, signer)])
+            stated = statement(EventType.USER_FORGOTTEN, runtime.now(), details, signer)
+            await store.append([replace(stated, actor=actor)])
             places = [Position(stream, number) for stream, numbers in part.items() for number in numbers]
             erased += await store.blank(places, set(groups))
     return erased

@@ -169,11 +169,12 @@ class Looking:
         async with runtime.using_store() as store:
             return await verifying.verify(store, exported=exported, verifiers=verifiers, progress=progress)
 
-    async def forget(self, user_id: str | int | UUID) -> Forgotten:
+    async def forget(self, user_id: str | int | UUID, *, actor: str | int | UUID | None = None) -> Forgotten:
         """Erase a person: their sessions, living or ended, what is known of their logins, and their name, addresses and
         user agents in the audit trail, which stays as sound as it was. Events say that somebody was forgotten, not who.
 
         What other workers have seen in the last second may come after it: lock the user before, or call it again.
-        Raises ``StoreError``; calling it again goes on where it stopped.
+        ``actor`` is whoever does it. Raises ``StoreError``; calling it again goes on where it stopped.
         """
-        return await forgetting.forget(self.runtime, check_user_id(user_id))
+        by = None if actor is None else check_user_id(actor)
+        return await forgetting.forget(self.runtime, check_user_id(user_id), by)

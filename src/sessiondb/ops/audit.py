@@ -24,7 +24,7 @@ from sessiondb.db import SessionDB
 from sessiondb.forgetting import Forgotten
 from sessiondb.ops import output
 from sessiondb.ops.revoking import moment
-from sessiondb.ops.running import Json, Url, UrlOption, User, checked, database, run
+from sessiondb.ops.running import Json, Url, UrlOption, User, actor, checked, database, run
 from sessiondb.stores.base import EventQuery
 from sessiondb.verifying import Verification
 
@@ -174,7 +174,7 @@ def forget(
 
     async def work() -> Forgotten:
         async with database(url, audit=Audit(signer=signer)) as db:
-            return await db.forget(user)
+            return await db.forget(user, actor=actor())
 
     done = run(work)
     if json:

@@ -14,7 +14,7 @@ from sessiondb.ops import audit, bench_report, bench_scratch, encryption, output
 from sessiondb.ops import bench as benchmark
 from sessiondb.ops.doctor import TIMEOUT, examine
 from sessiondb.ops.revoking import Revocation, confirmed, moment
-from sessiondb.ops.running import Json, KeysFile, Url, UrlOption, User, checked, database, run, url_of
+from sessiondb.ops.running import Json, KeysFile, Url, UrlOption, User, actor, checked, database, run, url_of
 from sessiondb.stores.base import Swept
 
 app = typer.Typer(
@@ -140,7 +140,7 @@ def revoke(
                 return await asked.count(db)
             if asked.is_broad and not yes and not confirmed(await asked.count(db)):
                 return None
-            return await asked.carry_out(db)
+            return await asked.carry_out(db, actor())
 
     found = run(work)
     if found is None:
@@ -171,7 +171,7 @@ def lock(
     async def work() -> int:
         async with database(url) as db:
             try:
-                return await db.lock_user(user, at)
+                return await db.lock_user(user, at, actor=actor())
             except ValueError as error:
                 raise ConfigurationError(str(error)) from None
 
@@ -191,7 +191,7 @@ def unlock(
 
     async def work() -> None:
         async with database(url) as db:
-            await db.unlock_user(user)
+            await db.unlock_user(user, actor=actor())
 
     run(work)
     typer.echo(f"User {user} may log in again.")

@@ -60,16 +60,16 @@ class Revocation:
             return await db.revoke_everyone(dry_run=True)
         return await db.revoke_where(dry_run=True, **self.criteria)
 
-    async def carry_out(self, db: SessionDB) -> int:
-        """End them; how many were living."""
+    async def carry_out(self, db: SessionDB, by: str) -> int:
+        """End them, as ``by`` wants it; how many were living."""
         if self.sid is not None:
-            return int(await db.revoke(self.sid, reason=self.reason))
+            return int(await db.revoke(self.sid, reason=self.reason, actor=by))
         if self.everyone:
-            return await db.revoke_everyone(reason=self.reason)
+            return await db.revoke_everyone(reason=self.reason, actor=by)
         if self.user is not None:
             # Logins under way too.
-            return await db.revoke_all(self.user, reason=self.reason)
-        return await db.revoke_where(reason=self.reason, **self.criteria)
+            return await db.revoke_all(self.user, reason=self.reason, actor=by)
+        return await db.revoke_where(reason=self.reason, actor=by, **self.criteria)
 
 
 def moment(text: str) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,6 +39,14 @@ Answer = TypeVar("Answer")
 # Only the app knows its policy. With the longest lifetimes, what is stored with each session decides alone.
 _LONGEST = timedelta(days=3650)
 _POLICY = Policy(idle=_LONGEST, absolute=_LONGEST, remember=_LONGEST)
+
+
+def actor() -> str:
+    """Who acts at the command line, for the audit trail."""
+    try:
+        return f"cli:{getpass.getuser()}"[:200]
+    except (KeyError, OSError):  # no such user in this container
+        return "cli"
 
 
 def url_of(given: str | None) -> str:
