@@ -247,20 +247,23 @@ async def settle_due(store: RedisStore, now: int) -> None:
             for key in (keys.begun_calls, keys.counting_calls)
         ]
     )
+    due = [Call(name.decode()) for name in counting]
     for name in begun:
         one = Call(name.decode())
-        if await _give_up(store, one) == _GIVEN_UP:
+        state = await _give_up(store, one)
+        if state == _GIVEN_UP:
             await _discard(store, one)
-    for name in counting:
-        one = Call(name.decode())
+        elif state == _COUNTS:
+            due.append(one)
+    for one in due:
         try:
             await _make(store, one)
         except StoreError as error:
             log.warning("redis: changes whose events are written could not be made yet; a later sweep does. %s", error)
             continue
         # Whatever else is to be done for these sessions, the sweeper does when it looks at them.
-        due = [(due := keys.due(sid), ("ZADD", due, "LT", now, sid)) for sid in one.sids]
-        await store.run([*due, (keys.counting_calls, ("ZREM", keys.counting_calls, one.name))], "unknown")
+        looks = [(key := keys.due(sid), ("ZADD", key, "LT", now, sid)) for sid in one.sids]
+        await store.run([*looks, (keys.counting_calls, ("ZREM", keys.counting_calls, one.name))], "unknown")
 
 
 async def _give_up(store: RedisStore, one: Call) -> int:
