@@ -24,6 +24,8 @@ from sessiondb.testing.builders import MINUTE, Builders
 
 LOGINS = Path(__file__).with_name("mongodb_logins.py")
 WRITERS = 6
+# With "everysec" a killed server may lose what it has answered: it does not write while the disk is being synced.
+ALWAYS = ("--appendfsync", "always")
 
 
 @asynccontextmanager
@@ -134,7 +136,7 @@ async def log_in_until_it_dies(url: str, process: ServerProcess, answers: int) -
 @pytest.mark.parametrize("answers", [1, 40, 400])
 async def test_a_killed_server_has_no_login_without_its_event(answers: int) -> None:
     """Its log has all or nothing of a script."""
-    server = had(Valkey)
+    server = had(lambda: Valkey(*ALWAYS))
     try:
         answered = await log_in_until_it_dies(server.url, server.process, answers)
         server.process.start()
@@ -149,6 +151,8 @@ async def test_a_killed_node_of_a_cluster_has_no_login_without_its_event(node: i
     servers = had(ValkeyCluster)
     try:
         process, _ = servers.nodes[node]
+        for _, port in servers.nodes:
+            assert ask(port, "CONFIG", "SET", "appendfsync", "always").startswith("+OK")
         answered = await log_in_until_it_dies(servers.url, process, 60)
         await asyncio.to_thread(process.start)
         async with asyncio.timeout(60):
