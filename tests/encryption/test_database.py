@@ -331,5 +331,5 @@ def test_sqlite_can_be_asked_with_sql(tmp_path: Path) -> None:
     asyncio.run(write())
     with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
         user, client, data = connection.execute("SELECT user_id, client_first, data FROM sessiondb_sessions").fetchone()
-    assert user == "ann" and json.loads(client) == {"ip": "192.0.2.1"}
+    assert user == "ann" and json.loads(client) == {"ip": "192.0.2.1", "network": "192.0.2.0/24"}
     assert list(json.loads(data)) == ["cart"]

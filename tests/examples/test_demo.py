@@ -88,10 +88,10 @@ def test_the_whole_story(folder: Path, kind: str) -> None:
 
 
 def test_a_step_that_fails(folder: Path) -> None:
-    # No file may grow beyond 96 KiB, as on a full disk: some steps in, the database cannot be written.
+    # No file may grow beyond 224 KiB, as on a full disk: some steps in, the database cannot be written.
     limited = (
         "import os, resource, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (96 * 1024, 96 * 1024))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (224 * 1024, 224 * 1024))\n"
         "os.execv(sys.argv[1], sys.argv[1:])"
     )
     done = run(folder, "--no-stay", command=(sys.executable, "-c", limited, *DEMO))
