@@ -480,7 +480,7 @@ def six() -> Iterator[ValkeyCluster]:
 
 
 async def test_a_login_whose_event_no_replica_has_is_unconfirmed(six: ValkeyCluster) -> None:
-    store = RedisStore(with_option(six.url, "wait_replicas=1&wait_timeout=0.3"))
+    store = RedisStore(with_option(six.url, "wait_replicas=1&wait_timeout=3"))
     await store.open()
     kit = Kit(lambda: store, ManualClock())
     kit.now = await store.clock()
