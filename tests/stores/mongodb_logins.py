@@ -39,7 +39,10 @@ async def log_in_for_ever(store: Store, say: Callable[[str], None]) -> None:
             say(new.sid)
             before = new
 
-    await asyncio.gather(*(log_in(writer) for writer in range(WRITERS)))
+    # All have ended then: none goes on while the test does.
+    *_, error = await asyncio.gather(*(log_in(writer) for writer in range(WRITERS)), return_exceptions=True)
+    assert isinstance(error, BaseException)
+    raise error
 
 
 def _event(type_: EventType, at: int, record: Record) -> Event:

@@ -18,9 +18,10 @@ import contextlib
 import random
 from collections.abc import Sequence
 
+import pymongo
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, UpdateOne
-from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from sessiondb.core.change import Change, Conflict, Create, apply
@@ -41,7 +42,7 @@ _FIRST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.1
 _TRANSIENT = "TransientTransactionError"  # the label of a transaction that was aborted and may go well the next time
 _FASTER = frozenset({DUPLICATE, 112})  # WriteConflict
-_ending: set[asyncio.Task[None]] = set()
+_ABORTS_WITHIN = 1.0  # seconds: a lost server is looked for twice in that, and the deadline is not over
 
 
 class _Refused(Exception):
@@ -114,8 +115,8 @@ class _Transaction:
                 ReadConcern("majority"), self._collections.sessions.write_concern, ReadPreference.PRIMARY
             )
             results = await self._write(changes, looks=looks)
-        except BaseException as error:
-            await self._abort(lost=isinstance(error, ConnectionFailure))
+        except Exception as error:
+            await self._abort()
             if isinstance(error, OperationFailure) and error.has_error_label(_TRANSIENT):
                 raise _Again(error) from error
             raise
@@ -125,16 +126,9 @@ class _Transaction:
             await self._session.end_session()
         return results
 
-    async def _abort(self, *, lost: bool) -> None:
-        """Let go of what is held; where the connection was ``lost``, nobody waits for whether that can be told."""
-        ending = asyncio.get_running_loop().create_task(self._end())
-        _ending.add(ending)
-        ending.add_done_callback(_ending.discard)
-        if not lost:
-            await asyncio.wait([ending])
-
-    async def _end(self) -> None:
-        with contextlib.suppress(PyMongoError):  # the server ends it by itself, after a minute
+    async def _abort(self) -> None:
+        """Let go of what is held. A server that does not hear of it ends it by itself, after a minute."""
+        with contextlib.suppress(PyMongoError), pymongo.timeout(_ABORTS_WITHIN):
             await self._session.end_session()
 
     async def _write(self, changes: Sequence[Change], *, looks: bool) -> list[ChangeResult]:
