@@ -49,7 +49,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """No test hangs for ever."""
 
     def give_up(number: int, frame: FrameType | None) -> None:
-        for task in [one for one in gc.get_objects() if isinstance(one, asyncio.Task) and not one.done()]:
+        for task in [one for one in gc.get_objects() if issubclass(type(one), asyncio.Task) and not one.done()]:
             task.print_stack()
         raise TimeoutError(f"{item.nodeid} has not ended after {LONGEST} seconds")
 
