@@ -17,8 +17,8 @@ import pytest
 
 from databases import KINDS, new_url, url_of
 from sessiondb import Policy, SessionDB, Usage, open_store
-from sessiondb.core.policy import SECOND
-from sessiondb.core.usage import DAY, DAYS, HOUR, HOURS
+from sessiondb.core.policy import DAY, HOUR, SECOND
+from sessiondb.core.usage import DAYS, HOURS
 from sessiondb.core.usage_series import start_of
 from sessiondb.settings import system_clock
 from sessiondb.stores.delegating import DelegatingStore

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sessiondb.core.errors import RateLimited
 from sessiondb.core.events import EventType
 from sessiondb.core.limits import BadToken, Buckets, Limits, Suspicions, SuspiciousNetwork
-from sessiondb.core.risk import Finding, RiskLevel, Rule, judge
+from sessiondb.core.risk import Finding, RiskLevel, Rule
 from sessiondb.suspicions import Suspicion
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def tell_guessing(runtime: Runtime, network: str, most: int) -> None:
     if policy is not None:
         reason = f"{network} has presented more than {most} tokens that open nothing within a minute"
         finding = Finding(Rule.TOKEN_GUESSING, RiskLevel.MEDIUM, reason, {"network": network})
-        verdict = judge([finding], policy.action_of, levels=policy.level_of, dry_run=policy.dry_run)
+        verdict = policy.judge([finding])
         runtime.suspicions.tell(Suspicion(verdict, None, None))
 
 

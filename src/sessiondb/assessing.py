@@ -21,7 +21,7 @@ from sessiondb.core.history import Entry
 from sessiondb.core.networks import levels
 from sessiondb.core.policy import SECOND
 from sessiondb.core.record import Record
-from sessiondb.core.risk import SAFE, Finding, RiskAction, RiskLevel, Rule, Verdict, judge
+from sessiondb.core.risk import SAFE, Finding, RiskLevel, Rule, Verdict
 from sessiondb.core.rules import (
     AFTER_FAILURE,
     AFTER_SUCCESS,
@@ -90,13 +90,25 @@ class Judge:
         """Assess a login whose password was right."""
         marks = self.marks(seen)
         scored = score(marks, past, learnt.frequencies, seen.at)
-        findings = findings_of(AFTER_SUCCESS, self._facts(seen, marks, past, found))
+        facts = self._facts(seen, marks, past, found)
+        findings = findings_of(AFTER_SUCCESS, facts)
         level = RiskLevel(learnt.thresholds.level(scored, self.policy.questioned, seen.at))
         if level.rank > RiskLevel.LOW.rank:
             evidence: dict[str, str | int] = {"score": f"{scored.value:.4g}", "logins_compared": scored.compared}
             findings.append(Finding(Rule.UNUSUAL_LOGIN, level, " ".join(scored.why()), evidence))
+        entry = self.entry(seen, marks, past, facts.client or 0)
+        seen_now = circumstances(seen, past[0] if past else None)
+        verdict = self.policy.judge(findings, scored.value if scored.number else None)
+        return Assessment(user_id, verdict, marks, scored, seen_now, facts.position, entry, source, found)
+
+    def failure(self, seen: Seen, found: Found) -> Verdict:
+        """Assess a login that has failed."""
+        return self.policy.judge(findings_of(AFTER_FAILURE, self._facts(seen, self.marks(seen), (), found)))
+
+    def entry(self, seen: Seen, marks: Marks, past: Sequence[Entry], client: int) -> bytes:
+        """What the history of the user, so far ``past``, gets of a login that was accepted."""
         place = seen.place
-        entry = logins.encode(
+        return logins.encode(
             Entry(
                 at=seen.at,
                 marks=marks,
@@ -105,27 +117,8 @@ class Judge:
                 longitude=place.longitude,
                 radius=place.accuracy_km,
                 country=place.country,
-                client=self.client(seen),
+                client=client,
             )
-        )
-        seen_now = circumstances(seen, past[0] if past else None)
-        here = _position(place.latitude, place.longitude, place.accuracy_km, place.country)
-        verdict = self.verdict(findings, scored)
-        return Assessment(user_id, verdict, marks, scored, seen_now, here, entry, source, found)
-
-    def failure(self, seen: Seen, found: Found) -> Verdict:
-        """Assess a login that has failed."""
-        return self.verdict(findings_of(AFTER_FAILURE, self._facts(seen, self.marks(seen), (), found)))
-
-    def verdict(self, findings: Sequence[Finding], scored: Score | None = None) -> Verdict:
-        """What ``findings`` come to."""
-        policy = self.policy
-        return judge(
-            findings,
-            policy.action_of,
-            levels=policy.level_of,
-            score=None if scored is None or not scored.number else scored.value,
-            dry_run=policy.dry_run,
         )
 
     def client(self, seen: Seen) -> int:
@@ -192,7 +185,8 @@ class Assessing:
         self.learning = Learning(runtime.now)
         self.counting = Counting(runtime.store, runtime.now, self._lost)
         self._judge: Judge | None = None
-        self._enforces = policy is not None and not policy.dry_run and RiskAction.STEP_UP in policy.action_of.values()
+        # Asked for each guarded page.
+        self.enforces = policy is not None and policy.enforces
 
     async def open(self) -> None:
         """Find out by which key values are hashed. What fails is tried again with the first login."""
@@ -221,11 +215,6 @@ class Assessing:
                 key = bytes.fromhex(text or "")
             self._judge = Judge(self.policy, key)
         return self._judge
-
-    @property
-    def enforces(self) -> bool:
-        """Whether the policy asks anybody for one more proof."""
-        return self._enforces
 
     @property
     def known_key(self) -> bytes | None:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from sessiondb.core.errors import StoreError
-from sessiondb.core.policy import SECOND
+from sessiondb.core.policy import DAY, MINUTE
 from sessiondb.core.rules import Attempts
 from sessiondb.stores.base import Counter, Store
 
-HALF_HOUR = 1800 * SECOND
-DAY = 48 * HALF_HOUR
+HALF_HOUR = 30 * MINUTE
 KEPT = 4 * HALF_HOUR
 MOST_KEYS = 20_000
 FLUSH_EVERY = 1.0
@@ -29,14 +28,15 @@ class Source:
     __slots__ = ("device", "device_user", "network", "network_user", "user")
 
     def __init__(self, key: bytes, user: str, network: str | None, device: str | None) -> None:
-        self.user = _hash(key, "user", user)
-        self.network = None if network is None else _hash(key, "network", network)
-        self.device = None if device is None else _hash(key, "device", device)
+        self.user = keyed_hash(key, "user", user)
+        self.network = None if network is None else keyed_hash(key, "network", network)
+        self.device = None if device is None else keyed_hash(key, "device", device)
         self.network_user = None if self.network is None else self.network + self.user
         self.device_user = None if self.device is None else self.device + self.user
 
 
-def _hash(key: bytes, kind: str, text: str) -> bytes:
+def keyed_hash(key: bytes, kind: str, text: str) -> bytes:
+    """By which ``text`` is seen to be the same again, and by nobody without the ``key`` what it was. 8 bytes."""
     message = text.encode("utf-8", "surrogatepass")
     return blake2b(message, digest_size=8, key=key[:64], person=kind.encode()).digest()
 

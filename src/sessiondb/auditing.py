@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import secrets
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from sessiondb.calling import call
 from sessiondb.core.calls import takes
 from sessiondb.core.checkpoints import (
     CHECKPOINT_STREAM,
@@ -208,7 +208,7 @@ class Auditing:
             for export in self.audit.exports:
                 try:
                     async with asyncio.timeout(EXPORT_TIMEOUT):
-                        await _call(export, str(event.details["checkpoint"]))
+                        await call(export, str(event.details["checkpoint"]))
                 except Exception:
                     self._runtime.counters["failed_exports"] += 1
                     log.exception(
@@ -234,12 +234,3 @@ def append_to(path: str) -> Export:
 def log_checkpoint(line: str) -> None:
     """An export that logs each checkpoint (logger ``sessiondb.audit``, level INFO)."""
     logging.getLogger("sessiondb.audit").info("checkpoint %s", line)
-
-
-async def _call(export: Export, line: str) -> None:
-    if inspect.iscoroutinefunction(export):
-        await export(line)
-        return
-    result = await asyncio.to_thread(export, line)
-    if inspect.isawaitable(result):
-        await result

@@ -44,7 +44,6 @@ from sessiondb.lifespan import Lifespan
 from sessiondb.listing import Criteria, Selection, session_info
 from sessiondb.login import admit
 from sessiondb.looking import Looking
-from sessiondb.noticing import guards
 from sessiondb.opening import open_session
 from sessiondb.probing import Readiness
 from sessiondb.risk_policy import RiskPolicy
@@ -179,7 +178,6 @@ class SessionDB(Looking):
             audit=audit if isinstance(audit, Audit) else Audit(required=audit == "required"),
             risk=risk,
             risk_hooks=self._risk_hooks,
-            guards_sessions=guards(risk),
             keep_usage=usage_micros(keep_usage),
         )
         self._runtimes: dict[asyncio.AbstractEventLoop, Runtime] = {}

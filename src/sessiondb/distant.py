@@ -9,8 +9,8 @@ from sessiondb.core.client import decode_client
 from sessiondb.core.countries import name_of, position_of
 from sessiondb.core.policy import SECOND
 from sessiondb.core.record import EndReason, Record, is_impersonated
-from sessiondb.core.risk import Finding, RiskAction, RiskLevel, Rule, judge
-from sessiondb.core.rules import HOUR, Position, ago, least_distance_km
+from sessiondb.core.risk import Finding, RiskAction, RiskLevel, Rule
+from sessiondb.core.rules import Position, RuleSettings, ago, travelled_km
 from sessiondb.core.token import Sid
 from sessiondb.ending import end_sids, revoke_all
 from sessiondb.stores.base import Query
@@ -34,10 +34,10 @@ async def look_for_distant(runtime: Runtime, sid: Sid, assessment: Assessment) -
     for record in records:
         if record.sid == sid or is_impersonated(record.auth):
             continue
-        finding = _compared(here, assessment.seen.at, record, policy.settings.distance, policy.settings.speed)
+        finding = _compared(here, assessment.seen.at, record, policy.settings)
         if finding is None:
             continue
-        verdict = judge([finding], policy.action_of, levels=policy.level_of, dry_run=policy.dry_run)
+        verdict = policy.judge([finding])
         if verdict.level is not RiskLevel.NONE:
             event = risk_event(runtime, verdict, assessment.user_id, sid, assessment.seen.ip)
             runtime.background.event(event)
@@ -51,14 +51,14 @@ async def look_for_distant(runtime: Runtime, sid: Sid, assessment: Assessment) -
         return
 
 
-def _compared(here: Position, at: int, record: Record, distance: float, speed: float) -> Finding | None:
+def _compared(here: Position, at: int, record: Record, settings: RuleSettings) -> Finding | None:
     client = decode_client(record.client_last)
     there = position_of(client.country)
     if there is None:
         return None
-    km = least_distance_km(here, there)
     seconds = max(0, at - record.last_seen_at) // SECOND
-    if km < distance or km <= speed * seconds / HOUR:
+    km = travelled_km(here, there, seconds, settings)
+    if km is None:
         return None
     where, before = here.name or "here", name_of(client.country) or "elsewhere"
     return Finding(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sessiondb.assessing import circumstances, risk_event
+from sessiondb.attempts import keyed_hash
 from sessiondb.core.client import agent_text
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import EventType
@@ -35,20 +35,20 @@ async def login_failed(
         await runtime.ready()
     except StoreError:
         runtime.counters["logins_not_assessed"] += 1
+    seen = runtime.assessing.seen(ip, agent)
     # With the user known, failures count against that user whatever was typed.
-    verdict = await runtime.assessing.failed(known or hint, runtime.assessing.seen(ip, agent))
+    verdict = await runtime.assessing.failed(known or hint, seen)
     personal: dict[str, str | int] = {}
     key = runtime.assessing.known_key
     if key is not None:
-        personal["hint"] = _hashed(key, hint)
+        personal["hint"] = keyed_hash(key, "hint", hint).hex()
     if agent is not None:
         personal["user_agent"] = agent
     event = runtime.event(EventType.LOGIN_FAILED, ip=ip, personal=personal)
     runtime.background.event(replace(event, user_id=known))
     if verdict.findings:
         runtime.background.event(risk_event(runtime, verdict, known, None, ip))
-        seen = circumstances(runtime.assessing.seen(ip, agent))
-        kept = replace(seen, ip=runtime.clients.privacy.stored(ip).ip)
+        kept = replace(circumstances(seen), ip=runtime.clients.privacy.stored(ip).ip)
         runtime.suspicions.tell(Suspicion(verdict, known, None, kept))
     return verdict
 
@@ -64,8 +64,3 @@ def client_of(request: HTTPConnection | None) -> tuple[str | None, str | None]:
         return visitor.ip, None if agent is None else agent_text(agent[1])
     header = request.headers.get("user-agent")
     return request.client.host if request.client is not None else None, header and agent_text(header.encode("latin-1"))
-
-
-def _hashed(key: bytes, hint: str) -> str:
-    """By which tries as the same name are seen to be that, and by nobody without the key what the name was."""
-    return blake2b(hint.encode("utf-8", "surrogatepass"), digest_size=8, key=key[:64], person=b"hint").hexdigest()

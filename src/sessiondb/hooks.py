@@ -8,13 +8,13 @@ process with hooks finds.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from sessiondb.calling import call
 from sessiondb.core.calls import takes
 from sessiondb.core.errors import ConfigurationError, SessionDataError, StoreError
 from sessiondb.core.policy import SECOND
@@ -166,7 +166,7 @@ class Announcer:
             for hook in self._hooks:
                 try:
                     async with asyncio.timeout(HOOK_TIMEOUT):
-                        await _call(hook, ended)
+                        await call(hook, ended)
                 except (Exception, asyncio.CancelledError) as error:
                     task = asyncio.current_task()
                     if task is not None and task.cancelling():
@@ -219,13 +219,3 @@ class Announcer:
             return True
         # They stay in mind: should a sweep report them here, they are not run again.
         return False
-
-
-async def _call(hook: Hook, ended: Ended) -> None:
-    """Run ``hook``: an ``async`` function here, another one in a thread."""
-    if inspect.iscoroutinefunction(hook):
-        await hook(ended)
-        return
-    result = await asyncio.to_thread(hook, ended)
-    if inspect.isawaitable(result):  # an object whose __call__ is async, a partial
-        await result

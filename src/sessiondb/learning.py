@@ -16,13 +16,12 @@ from typing import TypeVar
 from sessiondb.core.errors import StoreError
 from sessiondb.core.features import Marks
 from sessiondb.core.frequencies import Frequencies
-from sessiondb.core.policy import SECOND
+from sessiondb.core.policy import DAY
 from sessiondb.core.scoring import Score
 from sessiondb.core.thresholds import Thresholds
 from sessiondb.stores.base import Sheet, Store
 from sessiondb.timers import Timers
 
-DAY = 86_400 * SECOND
 VALUES, SCORES = "risk_values", "risk_scores"
 FOLDED = 0  # the bucket of the sheet that has all older days
 FOLD_AFTER = 2

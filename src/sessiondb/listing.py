@@ -16,7 +16,7 @@ from sessiondb.core.activity import sightings_of
 from sessiondb.core.errors import SessionDataError
 from sessiondb.core.networks import NETWORK_PREFIXES, Network, address_of, network_of, plain_network
 from sessiondb.core.policies import is_remembered, policy_name
-from sessiondb.core.policy import SECOND, Caps
+from sessiondb.core.policy import DAY, Caps
 from sessiondb.core.privacy import Privacy
 from sessiondb.core.record import (
     Record,
@@ -29,7 +29,7 @@ from sessiondb.runtime import Runtime
 from sessiondb.stores.base import Query
 
 PAGE = 500
-_SLACK = 86_400 * SECOND  # a sid is minted before its session is written, and clocks are corrected
+_SLACK = DAY  # a sid is minted before its session is written, and clocks are corrected
 
 Moment = datetime | int
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

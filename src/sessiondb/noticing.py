@@ -17,14 +17,13 @@ from sessiondb.core.networks import levels
 from sessiondb.core.policy import SECOND
 from sessiondb.core.record import EndReason, Record, decode_auth, is_impersonated
 from sessiondb.core.reserved import RISK
-from sessiondb.core.risk import Finding, RiskAction, RiskLevel, Rule, Verdict, judge
+from sessiondb.core.risk import Finding, RiskAction, RiskLevel, Rule, Verdict
 from sessiondb.suspicions import Suspicion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from sessiondb.risk_policy import RiskPolicy
     from sessiondb.runtime import Runtime
     from sessiondb.state import State
 
@@ -71,17 +70,10 @@ def token_reused(state: State, record: Record) -> None:
     if policy is not None:
         reason = "a token that had been replaced was used again: it was stolen, or restored from a backup"
         finding = Finding(Rule.TOKEN_REUSE, RiskLevel.HIGH, reason)
-        verdict = judge([finding], policy.action_of, levels=policy.level_of, dry_run=policy.dry_run)
+        verdict = policy.judge([finding])
         _tell(state, record, verdict)
         if verdict.action is RiskAction.REVOKE_USER and not verdict.dry_run and record.user_id is not None:
             state.runtime.suspicions.do(_revoke(state.runtime, record.user_id))
-
-
-def guards(policy: RiskPolicy | None) -> bool:
-    """Whether ``policy`` does anything to a session in use, so that requests have to be looked at beforehand."""
-    if policy is None or policy.dry_run:
-        return False
-    return any(action.rank >= RiskAction.STEP_UP.rank for action in policy.action_of.values())
 
 
 def owes_proof(state: State, session: Mapping[str, Any]) -> bool:
@@ -105,7 +97,7 @@ def _notice(state: State, record: Record, before: Client, now: Client) -> Verdic
     finding = session_hijack(_sight(before, record.last_seen_at), _sight(now, state.began_at), policy.settings)
     if finding is None:
         return None
-    verdict = judge([finding], policy.action_of, levels=policy.level_of, dry_run=policy.dry_run)
+    verdict = policy.judge([finding])
     if verdict.level is RiskLevel.NONE:
         return None
     seen = Circumstances(

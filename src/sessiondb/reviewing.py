@@ -12,7 +12,6 @@ from sessiondb.core import history as logins
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.events import Event, EventType
 from sessiondb.core.features import Marks
-from sessiondb.core.history import Entry
 from sessiondb.core.policies import Policies
 from sessiondb.core.policy import SECOND
 from sessiondb.core.record import EndReason
@@ -48,7 +47,8 @@ async def feedback(runtime: Runtime, event: Event, said: Said) -> None:
     async with runtime.using_store() as store:
         history = (await store.profile(event.user_id, [])).history
         seen = _seen(runtime, event)
-        entry = _entry_of(history, event.at, judge.marks(seen), exactly=said == "legitimate")
+        marks = judge.marks(seen)
+        entry = _entry_of(history, event.at, marks, exactly=said == "legitimate")
         if said == "attack":
             if entry is not None:
                 await store.drop_login(event.user_id, entry)
@@ -56,20 +56,7 @@ async def feedback(runtime: Runtime, event: Event, said: Said) -> None:
                 await end_sids(runtime, [Sid(event.sid)], EndReason.RISK)
         elif entry is None:
             # A login that was refused: the next one from there is no stranger's.
-            past = logins.decode(history)
-            place = seen.place
-            taught = logins.encode(
-                Entry(
-                    at=event.at,
-                    marks=judge.marks(seen),
-                    number=logins.next_number(past),
-                    latitude=place.latitude,
-                    longitude=place.longitude,
-                    radius=place.accuracy_km,
-                    country=place.country,
-                    client=judge.client(seen),
-                )
-            )
+            taught = judge.entry(seen, marks, logins.decode(history), judge.client(seen))
             await store.record_logins([(event.user_id, taught)], runtime.now() + judge.policy.keep_micros)
     runtime.counters[EventType.RISK_FEEDBACK.value] += 1
     runtime.background.event(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.keys import parse_key
-from sessiondb.core.risk import RiskAction, RiskLevel, Rule
+from sessiondb.core.risk import Finding, RiskAction, RiskLevel, Rule, Verdict, judge
 from sessiondb.core.rules import RuleSettings
 from sessiondb.core.thresholds import Questioned
 
@@ -81,6 +81,20 @@ class RiskPolicy:
         return {Rule(rule): None if level is None else RiskLevel(level) for rule, level in self.rules.items()}
 
     @property
+    def enforces(self) -> bool:
+        """Whether somebody may be asked for one more proof."""
+        return not self.dry_run and RiskAction.STEP_UP in self.action_of.values()
+
+    @property
+    def guards_sessions(self) -> bool:
+        """Whether anything may be done to a session in use, so that requests have to be looked at beforehand."""
+        return not self.dry_run and any(one.rank >= RiskAction.STEP_UP.rank for one in self.action_of.values())
+
+    @property
     def keep_micros(self) -> int:
         """``keep`` in microseconds."""
         return self.keep // timedelta(microseconds=1)
+
+    def judge(self, findings: Sequence[Finding], score: float | None = None) -> Verdict:
+        """What ``findings`` come to."""
+        return judge(findings, self.action_of, levels=self.level_of, score=score, dry_run=self.dry_run)

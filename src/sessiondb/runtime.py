@@ -127,7 +127,7 @@ class Runtime:
         self.sweeping = Sweeping(self, settings.sweep_every)
         self.auditing = Auditing(self, settings.audit)
         self.assessing = Assessing(self, settings.risk)
-        self.guards_sessions = settings.guards_sessions
+        self.guards_sessions = settings.risk is not None and settings.risk.guards_sessions
         self.suspicions = Suspicions(settings.risk_hooks, counters)
         self.keeping = Keeping(self, settings.audit, settings.privacy.ip_for_micros)
         self.timers = Timers(self.writes.failed)

@@ -51,7 +51,6 @@ class Settings(msgspec.Struct, frozen=True):
     audit: Audit = Audit()
     risk: RiskPolicy | None = None
     risk_hooks: RiskHooks | None = None
-    guards_sessions: bool = False
     keep_usage: int | None = None
 
 

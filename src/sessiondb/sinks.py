@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import inspect
 import logging
 import secrets
 import time
@@ -17,6 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from sessiondb.calling import call
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.events import Event
 from sessiondb.core.exporting import FORMATS, Format
@@ -192,7 +192,7 @@ class _Line:
             batch = [self._waiting[at] for at in range(min(BATCH, len(self._waiting)))]
             try:
                 async with asyncio.timeout(TIMEOUT):
-                    await _call(self._sink, batch)
+                    await call(self._sink, batch)
             except Exception as error:
                 tries += 1
                 self._failed(error, tries)
@@ -234,13 +234,3 @@ def _name(sink: Sink) -> str:
     if isinstance(sink, Webhook):
         return f"The webhook {urlsplit(sink.url).hostname}"
     return f"The sink {getattr(sink, '__qualname__', type(sink).__qualname__)}"
-
-
-async def _call(sink: Sink, events: Sequence[Event]) -> None:
-    """Call it: an ``async`` one here, another one in a thread."""
-    if inspect.iscoroutinefunction(sink) or inspect.iscoroutinefunction(getattr(sink, "__call__", None)):  # noqa: B004
-        await sink(events)  # type: ignore[misc]
-        return
-    result = await asyncio.to_thread(sink, events)
-    if inspect.isawaitable(result):
-        await result

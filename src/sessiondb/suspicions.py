@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sessiondb.calling import call
 from sessiondb.core.alerts import Alert, Circumstances, alert, headline_of
 from sessiondb.core.calls import takes
 from sessiondb.core.errors import ConfigurationError, StoreError
@@ -116,16 +116,7 @@ class Suspicions:
             for hook in self._hooks.functions:
                 try:
                     async with asyncio.timeout(HOOK_TIMEOUT):
-                        await _call(hook, suspicion)
+                        await call(hook, suspicion)
                 except Exception:
                     self._counters["failed_risk_hooks"] += 1
                     log.exception("The hook %s failed for a suspicion.", getattr(hook, "__qualname__", repr(hook)))
-
-
-async def _call(hook: RiskHook, suspicion: Suspicion) -> None:
-    if inspect.iscoroutinefunction(hook):
-        await hook(suspicion)
-        return
-    result = await asyncio.to_thread(hook, suspicion)
-    if inspect.isawaitable(result):
-        await result

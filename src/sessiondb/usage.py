@@ -15,9 +15,10 @@ from sessiondb.core.client import Client, decode_client
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event
 from sessiondb.core.hyperloglog import hash_of
+from sessiondb.core.policy import HOUR
 from sessiondb.core.record import Record, is_impersonated
 from sessiondb.core.token import Sid
-from sessiondb.core.usage import HOUR, HOURS, Tally
+from sessiondb.core.usage import HOURS, Tally
 from sessiondb.stores.base import Sheet, Stats, Store
 from sessiondb.timers import Timers
 

@@ -15,8 +15,8 @@ import msgspec
 
 from sessiondb.core.errors import StoreError
 from sessiondb.core.hyperloglog import hash_of
-from sessiondb.core.policy import SECOND
-from sessiondb.core.usage import DAY, DAYS, HOUR, HOURS, merged, standing
+from sessiondb.core.policy import DAY, HOUR, SECOND
+from sessiondb.core.usage import DAYS, HOURS, merged, standing
 from sessiondb.stores.base import Sheet, Store
 from sessiondb.timers import Timers
 from sessiondb.usage import PUBLISHED_HOURS

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sessiondb.core.errors import StoreError
-from sessiondb.core.usage import DAY, DAYS, HOUR, HOURS, Tally, name_of, standing
+from sessiondb.core.policy import DAY, HOUR
+from sessiondb.core.usage import DAYS, HOURS, Tally, name_of, standing
 from sessiondb.core.usage_series import Usage, UsagePoint, bounds, check_by, periods, point
 from sessiondb.stores.base import Sheet, Store
 

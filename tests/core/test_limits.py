@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessiondb.core.errors import ConfigurationError
-from sessiondb.core.limits import MINUTE, Buckets, Limits, Suspicions
-from sessiondb.core.policy import SECOND
+from sessiondb.core.limits import Buckets, Limits, Suspicions
+from sessiondb.core.policy import MINUTE, SECOND
 
 START = 1_800_000_000 * SECOND
 

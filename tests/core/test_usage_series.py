@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessiondb.core.hyperloglog import STANDARD_ERROR, hash_of
-from sessiondb.core.policy import SECOND
-from sessiondb.core.usage import DAY, HOUR, Tally
+from sessiondb.core.policy import DAY, HOUR, SECOND
+from sessiondb.core.usage import Tally
 from sessiondb.core.usage_series import By, UsageLevel, UsageSpread, bounds, check_by, end_of, periods, point, start_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -14,8 +14,6 @@ from sessiondb.core.policy import SECOND
 from sessiondb.core.risk import RiskAction, Rule, Verdict
 from sessiondb.core.rules import Position, ago, distance_km
 
-MINUTE = 60 * SECOND
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:

@@ -6,9 +6,9 @@ passes, and two sets of counts are added up by bringing one to the other's momen
 
 from __future__ import annotations
 
-from sessiondb.core.policy import SECOND
+from sessiondb.core.policy import DAY
 
-HALF_LIFE = 30 * 86_400 * SECOND
+HALF_LIFE = 30 * DAY
 UNITS = 16  # a count of one, where counts are written as whole numbers
 _FAR = 64  # half-lives after which weights are brought to a new moment
 

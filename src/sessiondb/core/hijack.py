@@ -6,7 +6,7 @@ import msgspec
 
 from sessiondb.core.agents import Agent
 from sessiondb.core.risk import Finding, RiskLevel, Rule
-from sessiondb.core.rules import HOUR, Position, RuleSettings, ago, least_distance_km
+from sessiondb.core.rules import Position, RuleSettings, ago, travelled_km
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -27,7 +27,8 @@ def session_hijack(before: Sight, now: Sight, settings: RuleSettings) -> Finding
     country faster than anybody travels. A browser's own update, another address, another network of the same country
     are what phones and trains do all day.
     """
-    evidence: dict[str, str | int] = {"seconds": max(0, now.at - before.at)}
+    seconds = max(0, now.at - before.at)
+    evidence: dict[str, str | int] = {"seconds": seconds}
     changed = _other_client(before.agent, now.agent)
     if changed is not None:
         moved = before.network is not None and now.network is not None and before.network != now.network
@@ -40,13 +41,13 @@ def session_hijack(before: Sight, now: Sight, settings: RuleSettings) -> Finding
             evidence,
         )
     if before.position is not None and now.position is not None:
-        distance = least_distance_km(before.position, now.position)
-        if distance >= settings.distance and distance > settings.speed * evidence["seconds"] / HOUR:  # type: ignore[operator]
+        distance = travelled_km(before.position, now.position, seconds, settings)
+        if distance is not None:
             evidence |= {"km": round(distance), "from": before.country or "", "to": now.country or ""}
             return Finding(
                 Rule.SESSION_HIJACK,
                 RiskLevel.HIGH,
-                f"the session is used {distance:,.0f} km away from where it was {ago(max(0, now.at - before.at))} ago",
+                f"the session is used {distance:,.0f} km away from where it was {ago(seconds)} ago",
                 evidence,
             )
     if before.country and now.country and before.country != now.country:

@@ -14,9 +14,8 @@ import msgspec
 
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.networks import network_of
-from sessiondb.core.policy import SECOND
+from sessiondb.core.policy import MINUTE
 
-MINUTE = 60 * SECOND
 LONGEST_NAME = 64
 
 BadToken = Literal["unknown", "forged", "ended"]

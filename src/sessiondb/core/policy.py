@@ -13,6 +13,9 @@ from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.record import EndReason, Record
 
 SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
 OnLimit = Literal["end_oldest", "refuse", "ask"]
 
 

@@ -105,6 +105,12 @@ def least_distance_km(one: Position, other: Position) -> float:
     return max(0.0, distance_km(one, other) - one.accuracy_km - other.accuracy_km)
 
 
+def travelled_km(one: Position, other: Position, seconds: int, settings: RuleSettings) -> float | None:
+    """How far apart two are at least, if that is far, and farther than anybody travels in ``seconds``; or ``None``."""
+    km = least_distance_km(one, other)
+    return km if km >= settings.distance and km > settings.speed * seconds / HOUR else None
+
+
 def ago(seconds: int) -> str:
     """A time span for people: ``"40 minutes"``, ``"3 hours"``, ``"12 days"``."""
     for size, name in ((DAY, "day"), (HOUR, "hour"), (60, "minute")):
@@ -149,9 +155,9 @@ def impossible_travel(facts: LoginFacts) -> Finding | None:
     last = next((one for one in facts.past if one.position is not None), None)
     if facts.position is None or last is None or last.position is None:
         return None
-    distance = least_distance_km(facts.position, last.position)
     seconds = max(0, facts.at - last.at)
-    if distance < facts.settings.distance or distance <= facts.settings.speed * seconds / HOUR:
+    distance = travelled_km(facts.position, last.position, seconds, facts.settings)
+    if distance is None:
         return None
     where, before = facts.position.name or "here", last.position.name or "elsewhere"
     return Finding(

@@ -9,7 +9,7 @@ kept: without them and their salt the chain stays as it is, and nobody can tell 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 from typing import Literal
@@ -49,35 +49,20 @@ def commitment(salt: bytes, fields: object) -> bytes:
 
 def digest(event: Event, seal: Seal) -> bytes:
     """The digest of a sealed event, which the next one of its stream holds."""
-    return chain_digest(
-        seal.previous,
-        seal.stream,
-        seal.seq,
-        event.at,
-        str(event.type),
-        event.reason,
-        event.details,
-        seal.who,
-        seal.actor,
-        seal.where,
+    canonical = _encode(
+        (
+            seal.stream,
+            seal.seq,
+            event.at,
+            event.type,
+            event.reason,
+            event.details,
+            seal.who.hex(),
+            seal.actor.hex(),
+            seal.where.hex(),
+        )
     )
-
-
-def chain_digest(
-    previous: bytes,
-    stream: str,
-    seq: int,
-    at: int,
-    type_: str,
-    reason: str | None,
-    details: Mapping[str, str | int],
-    who: bytes,
-    actor: bytes,
-    where: bytes,
-) -> bytes:
-    """``digest``, of the fields themselves: JSON with sorted keys, ``details`` included."""
-    canonical = _encode((stream, seq, at, type_, reason, details, who.hex(), actor.hex(), where.hex()))
-    return sha256(previous + canonical).digest()
+    return sha256(seal.previous + canonical).digest()
 
 
 def seal(event: Event, stream: str, seq: int, previous: bytes) -> tuple[Event, bytes]:

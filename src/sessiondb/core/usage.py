@@ -16,11 +16,8 @@ import msgspec
 from sessiondb.core.bottom_k import BottomK
 from sessiondb.core.histogram import Histogram
 from sessiondb.core.hyperloglog import Distinct
-from sessiondb.core.policy import SECOND
 from sessiondb.core.record import EndReason
 
-HOUR = 3600 * SECOND
-DAY = 24 * HOUR
 HOURS, DAYS = "usage", "usage_day"
 """The kinds of sheets: the bucket of one is its hour, or its day, since the epoch."""
 

@@ -9,8 +9,8 @@ from typing import Literal, get_args
 
 from sessiondb.core.histogram import Histogram
 from sessiondb.core.hyperloglog import STANDARD_ERROR
-from sessiondb.core.policy import SECOND
-from sessiondb.core.usage import DAY, HOUR, Gauge, Tally
+from sessiondb.core.policy import DAY, HOUR, SECOND
+from sessiondb.core.usage import Gauge, Tally
 
 By = Literal["hour", "day", "week", "month"]
 

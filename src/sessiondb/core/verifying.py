@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from typing import Literal
 
 import msgspec
 
 from sessiondb.core.checkpoints import Head
 from sessiondb.core.events import Event, Seal
-from sessiondb.core.sealing import GENESIS, Group, erased_groups, wrong_groups
+from sessiondb.core.sealing import GENESIS, Group, commitment, digest, erased_groups, wrong_groups
 from sessiondb.core.statements import Vouched
 
 Kind = Literal["altered", "missing", "truncated", "erased", "checkpoint", "statement"]
 MOST_PROBLEMS = 100
-
-_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -52,7 +49,7 @@ class StreamVerifier:
 
     def feed(self, events: Sequence[Event]) -> None:
         """The next events, by number."""
-        stream, digest, last = self.stream, self._digest, self.last
+        stream, previous, last = self.stream, self._digest, self.last
         head = self._head
         head_seq = head.seq if head is not None else -1
         for event in events:
@@ -63,30 +60,17 @@ class StreamVerifier:
             seq = seal.seq
             if seq != last + 1 or not self.events:
                 self._begin(seq, last)
-            elif seal.previous != digest:
+            elif seal.previous != previous:
                 self._broken.append(last)
             self.events += 1
             if not _is_whole(event, seal):
                 self._judge(event, seal)
-            canonical = _encode(
-                (
-                    stream,
-                    seq,
-                    event.at,
-                    event.type,
-                    event.reason,
-                    event.details,
-                    seal.who.hex(),
-                    seal.actor.hex(),
-                    seal.where.hex(),
-                )
-            )
-            digest, last = sha256(seal.previous + canonical).digest(), seq
+            previous, last = digest(event, seal), seq
             if seq == 1 and seal.previous != GENESIS:
                 self._report("altered", 1, "the first event of the stream claims that there was one before it")
-            if seq == head_seq and head is not None and digest.hex() != head.digest:
+            if seq == head_seq and head is not None and previous.hex() != head.digest:
                 self._broken.append(seq)
-        self._digest, self.last = digest, last
+        self._digest, self.last = previous, last
 
     def close(self) -> list[Problem]:
         """There are no more. What was found, by number."""
@@ -134,19 +118,22 @@ _FIELDS: dict[Group, str] = {
 
 
 def _is_whole(event: Event, seal: Seal) -> bool:
-    """Whether all personal fields are there, and are those that were committed to: by far the most are."""
+    """Whether ``wrong_groups`` and ``erased_groups`` are both empty, as they are of by far the most events.
+
+    Saying it without making the lists has a trail verified faster by an eighth.
+    """
     if seal.who_salt is not None:
-        if sha256(seal.who_salt + _encode((event.user_id, event.sid))).digest() != seal.who:
+        if commitment(seal.who_salt, (event.user_id, event.sid)) != seal.who:
             return False
     elif seal.who or event.user_id is not None or event.sid is not None:
         return False
     if seal.where_salt is not None:
-        if sha256(seal.where_salt + _encode((event.ip, event.personal))).digest() != seal.where:
+        if commitment(seal.where_salt, (event.ip, event.personal)) != seal.where:
             return False
     elif seal.where or event.ip is not None or event.personal:
         return False
     if seal.actor_salt is not None:
-        return sha256(seal.actor_salt + _encode(event.actor)).digest() == seal.actor
+        return commitment(seal.actor_salt, event.actor) == seal.actor
     return not seal.actor and event.actor is None
 
 
