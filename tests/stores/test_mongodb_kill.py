@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from mongodb_logins import WRITERS, log_in_for_ever
+from endless_logins import WRITERS, log_in_for_ever
 
 from databases import had, new_prefix, url_of, with_option
 from provision.mongodb import MongoDB
@@ -21,7 +21,7 @@ from sessiondb.core.sealing import GENESIS, digest, wrong_groups
 from sessiondb.stores.base import EventQuery, Store
 from sessiondb.testing.builders import Builders
 
-LOGINS = Path(__file__).with_name("mongodb_logins.py")
+LOGINS = Path(__file__).with_name("endless_logins.py")
 PATIENCE = 30.0
 
 

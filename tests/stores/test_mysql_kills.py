@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from logging_in import LoggingIn
 
 from databases import drop, had, new_prefix, url_of, with_option
 from provision.mariadb import MariaDB
@@ -22,37 +21,6 @@ from sessiondb.testing.kit import Kit
 
 PROCESS = Path(__file__).with_name("mysql_process.py")
 LIMIT = 60
-
-
-class Other:
-    """A process that runs ``mysql_process.py``."""
-
-    def __init__(self, url: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(PROCESS), url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.answered: list[str] = []
-
-    def read(self, count: int) -> None:
-        """Until ``count`` logins have been answered."""
-        assert self._process.stdout is not None
-        while len(self.answered) < count:
-            line = self._process.stdout.readline()
-            assert line, self._process.communicate(timeout=LIMIT)
-            self.answered.append(line.strip())
-
-    def kill(self) -> None:
-        """As ``kill -9``."""
-        self._process.kill()
-        self.rest()
-
-    def rest(self) -> str:
-        """Wait for its end; what it has said on stderr."""
-        rest, said = self._process.communicate(timeout=LIMIT)
-        # A line that was cut off was not said.
-        self.answered += [line for line in rest.splitlines(keepends=True) if line.endswith("\n")]
-        self.answered = [line.strip() for line in self.answered]
-        return said
 
 
 async def check(kit: Kit, store: Store, answered: list[str]) -> None:
@@ -93,7 +61,7 @@ async def test_a_process_that_is_killed_leaves_whole_logins(logins: int) -> None
     url = with_option(url_of("mysql"), f"prefix={prefix}")
     kit = Kit(lambda: open_store(url), ManualClock())
     store = await kit.store()
-    other = Other(url)
+    other = LoggingIn(PROCESS, url)
     await asyncio.to_thread(other.read, logins)
     other.kill()
     await nobody_writes(prefix)
@@ -124,7 +92,7 @@ async def test_a_server_that_is_killed_has_whole_logins_after_its_restart(logins
     server = await asyncio.to_thread(had, MariaDB)
     try:
         url = with_option(server.url, f"prefix={new_prefix()}")
-        other = Other(url)
+        other = LoggingIn(PROCESS, url)
         await asyncio.to_thread(other.read, logins)
         server.process.kill()
         assert "MySQL at" in await asyncio.to_thread(other.rest)

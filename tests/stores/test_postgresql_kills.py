@@ -6,13 +6,12 @@ Both die at a moment of their own, after so many logins; what was under way then
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import asyncpg
 import pytest
+from logging_in import LoggingIn
 
 from databases import drop, new_prefix, start, url_of, with_option
 from provision.postgresql import PostgreSQL
@@ -27,36 +26,6 @@ from sessiondb.testing.kit import Kit
 PROCESS = Path(__file__).with_name("postgresql_process.py")
 LIMIT = 60
 LOGINS = [1, 50, 400]
-
-
-class Other:
-    """A process that runs ``postgresql_process.py``."""
-
-    def __init__(self, url: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(PROCESS), url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.answered: list[str] = []
-
-    def read(self, count: int) -> None:
-        """Until ``count`` logins have been answered."""
-        assert self._process.stdout is not None
-        while len(self.answered) < count:
-            line = self._process.stdout.readline()
-            assert line, self._process.communicate(timeout=LIMIT)
-            self.answered.append(line.strip())
-
-    def kill(self) -> None:
-        """As ``kill -9``."""
-        self._process.kill()
-        self.rest()
-
-    def rest(self) -> str:
-        """Wait for its end; what it has said on stderr."""
-        rest, said = self._process.communicate(timeout=LIMIT)
-        # A line that was cut off was not said.
-        self.answered += [line.strip() for line in rest.splitlines(keepends=True) if line.endswith("\n")]
-        return said
 
 
 async def all_sessions(kit: Kit, store: Store) -> dict[str, Record]:
@@ -104,7 +73,7 @@ async def check(kit: Kit, answered: list[str]) -> None:
 async def test_a_process_that_is_killed_leaves_whole_logins(logins: int) -> None:
     prefix = new_prefix()
     url = with_option(url_of("postgresql"), f"prefix={prefix}")
-    other = Other(url)
+    other = LoggingIn(PROCESS, url)
     await asyncio.to_thread(other.read, logins)
     other.kill()
     await nobody_writes(prefix)
@@ -130,7 +99,7 @@ async def test_a_server_that_is_killed_has_whole_logins_after_its_restart(logins
     server = await asyncio.to_thread(start, "postgresql")
     assert isinstance(server, PostgreSQL)
     try:
-        other = Other(server.url)
+        other = LoggingIn(PROCESS, server.url)
         await asyncio.to_thread(other.read, logins)
         server.process.kill()
         assert "PostgreSQL at" in await asyncio.to_thread(other.rest)

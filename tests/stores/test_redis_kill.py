@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from mongodb_logins import log_in_for_ever
+from endless_logins import log_in_for_ever
 
 from databases import had, new_prefix, url_of, with_option
 from provision.process import ServerProcess
@@ -22,7 +22,7 @@ from sessiondb.stores.base import EventQuery
 from sessiondb.stores.redis import RedisStore
 from sessiondb.testing.builders import MINUTE, Builders
 
-LOGINS = Path(__file__).with_name("mongodb_logins.py")
+LOGINS = Path(__file__).with_name("endless_logins.py")
 WRITERS = 6
 # With "everysec" a killed server may lose what it has answered: it does not write while the disk is being synced.
 ALWAYS = ("--appendfsync", "always")

@@ -1,4 +1,4 @@
-"""Logins without end, where audit is required, as ``mongodb_logins.py URL``: it says which were answered."""
+"""Logins without end, where audit is required, as ``endless_logins.py URL``: it says which were answered."""
 
 from __future__ import annotations
 
