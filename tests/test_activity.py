@@ -17,8 +17,8 @@ from databases import KINDS, new_url
 from harness import DAY, MINUTE, Browser, Shop, open_shop, put
 from sessiondb import Client, ConfigurationError, Geo, Limits, Policy, Privacy, SessionDB, SessionInfo, UsedFrom
 from sessiondb.core.keys import generate_key
+from sessiondb.core.presented import recognise
 from sessiondb.core.privacy import IpPolicy
-from sessiondb.core.token import parse
 from sessiondb.opening import open_session
 from sessiondb.state import State, Visitor
 from sessiondb.testing import Fail
@@ -203,10 +203,10 @@ async def test_two_processes_add_up(kind: str, tmp_path: Path) -> None:
 
 async def ask(db: SessionDB, token: str, address: str) -> None:
     """One request, as the middleware makes it."""
-    parsed = parse(token.encode())
-    assert parsed is not None
+    presented = recognise(token.encode())
+    assert presented is not None
     visitor = Visitor((address, 1), [(b"user-agent", FIREFOX.encode())])
-    session = await open_session(State(db.runtime, db.runtime.now(), visitor), [parsed])
+    session = await open_session(State(db.runtime, db.runtime.now(), visitor), [presented])
     session.mark_accessed()
     await session.save()
 

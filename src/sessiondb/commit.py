@@ -97,10 +97,11 @@ def is_settled(session: dict[str, Any], state: State) -> bool:
         if encoded != state.base:
             state.encoded = encoded
             return False
-        if not state.noted and note_use(state):
+        if not state.noted:
+            note_use(state)
             if state.staged is not None:
                 return False
-            if state.record is not None and not state.rests:
+            if not state.rests and state.record is not None:
                 touch_when_due(state, state.record)
         return True
     return not state.written
@@ -159,7 +160,7 @@ async def _update(session: dict[str, Any], state: State, record: Record, delta: 
     state.staged = None
     reason = _settle(session, state, renewed.record, renewed.change, renewed.outcome)
     if renewed.issued is not None and reason is None:
-        state.token = renewed.issued
+        state.held = renewed.issued
         # The old secret still opens a rotated session, but not one where nothing of it was left.
         issue(state, renewed.issued, undelivered=staged != "rotate")
     if isinstance(staged, StagedReauthentication) and staged.links and reason is None:

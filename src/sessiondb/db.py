@@ -28,6 +28,7 @@ from sessiondb.core.limits import Limits
 from sessiondb.core.near_cache import NearCache
 from sessiondb.core.policies import Policies
 from sessiondb.core.policy import Policy
+from sessiondb.core.presented import recognise
 from sessiondb.core.privacy import Privacy
 from sessiondb.core.record import (
     Auth,
@@ -320,9 +321,9 @@ class SessionDB(Looking):
         What has changed is stored when the block ends, and dropped when it raises. Without a token, or with one
         that opens nothing, the session is anonymous; ``db.create`` makes one with a token to hand out.
         """
-        parsed = token.parse(presented.encode("ascii", "replace")) if presented is not None else None
+        found = recognise(presented.encode("ascii", "replace")) if presented is not None else None
         runtime = self.runtime
-        session = await open_session(State(runtime, runtime.now()), [parsed] if parsed is not None else [])
+        session = await open_session(State(runtime, runtime.now()), [found] if found is not None else [])
         session.mark_accessed()
         yield session
         await session.save()

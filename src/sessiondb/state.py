@@ -9,6 +9,7 @@ import msgspec
 
 from sessiondb.core import codec
 from sessiondb.core.policy import OnLimit
+from sessiondb.core.presented import Presented
 from sessiondb.core.record import Auth, Record
 from sessiondb.core.risk import SAFE, Verdict
 from sessiondb.core.token import Token
@@ -131,7 +132,7 @@ class State:
 
     # Defaults of the class cost a request nothing; most requests change few of them.
     record: Record | None = None
-    token: Token | None = None
+    held: Presented | Token | None = None
     base: bytes = b"{}"
     stale: bool = False
     staged: Staged = None
@@ -182,17 +183,23 @@ class State:
         """
         return self.record is not None and not isinstance(self.outgoing, Token)
 
-    def adopt(self, record: Record, token: Token | None) -> None:
-        """From now on this request's session is ``record``."""
+    @property
+    def token(self) -> Token | None:
+        """The token that opens the session. Taken apart for those alone who derive another one from it."""
+        held = self.held
+        return held.token() if isinstance(held, Presented) else held
+
+    def adopt(self, record: Record, held: Presented | Token | None) -> None:
+        """From now on this request's session is ``record``, which ``held`` opens."""
         self.record = record
-        self.token = token
+        self.held = held
         self.base = record.data
         self.stale = False
 
     def forget(self) -> None:
         """From now on this request has no session."""
         self.record = None
-        self.token = None
+        self.held = None
         self.base = b"{}"
         self.stale = False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from sessiondb.core import token
 from sessiondb.core.change import Applied, Confirm, Rotate, Update, apply, new_change_id
 from sessiondb.core.policy import SECOND
+from sessiondb.core.presented import presented
 from sessiondb.core.record import NO_SALT, Record
 from sessiondb.core.token import Token, digest, mint
 from sessiondb.core.verify import Verdict, verify
@@ -58,26 +61,33 @@ def other_secret(held: Token) -> Token:
     return msgspec.structs.replace(held, secret=token.new_secret())
 
 
+@pytest.mark.security("T4")
+def test_secrets_are_compared_in_constant_time() -> None:
+    source = inspect.getsource(verify)
+    assert source.count("compare_digest(") == 3
+    assert " == " not in source and " != " not in source
+
+
 def test_a_session_that_never_rotated() -> None:
     stored, issued = session()
-    assert verify(stored, issued, CREATED) is Verdict.SERVE
-    assert verify(stored, issued, CREATED + 10**12) is Verdict.SERVE
-    assert verify(stored, other_secret(issued), CREATED + GRACE) is Verdict.STALE
-    assert verify(stored, other_secret(issued), CREATED + GRACE + 1) is Verdict.REUSE
+    assert verify(stored, presented(issued), CREATED) is Verdict.SERVE
+    assert verify(stored, presented(issued), CREATED + 10**12) is Verdict.SERVE
+    assert verify(stored, presented(other_secret(issued)), CREATED + GRACE) is Verdict.STALE
+    assert verify(stored, presented(other_secret(issued)), CREATED + GRACE + 1) is Verdict.REUSE
 
 
 def test_current_secret() -> None:
     stored, new = rotate(*session())
-    assert verify(stored, new, ROTATED) is Verdict.SERVE_AND_CONFIRM
-    assert verify(stored, new, ROTATED + 10**12) is Verdict.SERVE_AND_CONFIRM
-    assert verify(confirm(stored), new, CONFIRMED) is Verdict.SERVE
+    assert verify(stored, presented(new), ROTATED) is Verdict.SERVE_AND_CONFIRM
+    assert verify(stored, presented(new), ROTATED + 10**12) is Verdict.SERVE_AND_CONFIRM
+    assert verify(confirm(stored), presented(new), CONFIRMED) is Verdict.SERVE
 
 
 def test_previous_secret_unconfirmed_is_served_however_late_and_gets_the_same_new_secret() -> None:
     stored, old = session()
     rotated, new = rotate(stored, old)
     for at in (ROTATED, ROTATED + GRACE, ROTATED + 10**12):
-        assert verify(rotated, old, at) is Verdict.SERVE_AND_RESEND
+        assert verify(rotated, presented(old), at) is Verdict.SERVE_AND_RESEND
     assert rotated.salt is not None
     assert old.rotated(rotated.salt) == new
 
@@ -85,20 +95,20 @@ def test_previous_secret_unconfirmed_is_served_however_late_and_gets_the_same_ne
 def test_previous_secret_is_served_thirty_seconds_after_the_confirmation_and_then_is_reuse() -> None:
     stored, old = session()
     confirmed = confirm(rotate(stored, old)[0])
-    assert verify(confirmed, old, CONFIRMED) is Verdict.SERVE
-    assert verify(confirmed, old, CONFIRMED + GRACE) is Verdict.SERVE
-    assert verify(confirmed, old, CONFIRMED + GRACE + 1) is Verdict.REUSE
+    assert verify(confirmed, presented(old), CONFIRMED) is Verdict.SERVE
+    assert verify(confirmed, presented(old), CONFIRMED + GRACE) is Verdict.SERVE
+    assert verify(confirmed, presented(old), CONFIRMED + GRACE + 1) is Verdict.REUSE
 
 
 def test_previous_secret_after_a_step_up_is_never_served() -> None:
     stored, old = session()
     stepped, new = rotate(stored, old, step_up=True)
-    assert verify(stepped, new, ROTATED) is Verdict.SERVE_AND_CONFIRM
-    assert verify(stepped, old, ROTATED) is Verdict.STALE
-    assert verify(stepped, old, ROTATED + 10**12) is Verdict.STALE
+    assert verify(stepped, presented(new), ROTATED) is Verdict.SERVE_AND_CONFIRM
+    assert verify(stepped, presented(old), ROTATED) is Verdict.STALE
+    assert verify(stepped, presented(old), ROTATED + 10**12) is Verdict.STALE
     confirmed = confirm(stepped)
-    assert verify(confirmed, old, CONFIRMED + GRACE) is Verdict.STALE
-    assert verify(confirmed, old, CONFIRMED + GRACE + 1) is Verdict.REUSE
+    assert verify(confirmed, presented(old), CONFIRMED + GRACE) is Verdict.STALE
+    assert verify(confirmed, presented(old), CONFIRMED + GRACE + 1) is Verdict.REUSE
 
 
 @pytest.mark.parametrize("is_confirmed", [False, True])
@@ -108,8 +118,8 @@ def test_any_other_secret_is_stale_for_thirty_seconds_after_the_rotation_and_the
     twice, newest = rotate(confirm(once), newer, CONFIRMED)
     twice = confirm(twice, CONFIRMED + 1) if is_confirmed else twice
     for retired in (old, other_secret(newest)):
-        assert verify(twice, retired, CONFIRMED + GRACE) is Verdict.STALE
-        assert verify(twice, retired, CONFIRMED + GRACE + 1) is Verdict.REUSE
+        assert verify(twice, presented(retired), CONFIRMED + GRACE) is Verdict.STALE
+        assert verify(twice, presented(retired), CONFIRMED + GRACE + 1) is Verdict.REUSE
 
 
 @pytest.mark.security("T9")
@@ -127,7 +137,7 @@ def test_a_wrong_series_is_forged_whatever_the_secret_and_time(at: int, stage: i
         held.append(new)
     for one in [*held, other_secret(old)]:
         stranger = msgspec.structs.replace(one, series=mint(NOW).series)
-        assert verify(stored, stranger, CREATED + at) is Verdict.FORGED
+        assert verify(stored, presented(stranger), CREATED + at) is Verdict.FORGED
 
 
 def test_a_rotation_that_skipped_the_confirmation_does_not_resend_a_wrong_secret() -> None:
@@ -135,5 +145,5 @@ def test_a_rotation_that_skipped_the_confirmation_does_not_resend_a_wrong_secret
     stored, old = session()
     rotated, new = rotate(stored, old)
     foreign = msgspec.structs.replace(rotated, salt=token.new_salt())
-    assert verify(foreign, old, ROTATED) is Verdict.STALE
-    assert verify(foreign, new, ROTATED) is Verdict.SERVE_AND_CONFIRM
+    assert verify(foreign, presented(old), ROTATED) is Verdict.STALE
+    assert verify(foreign, presented(new), ROTATED) is Verdict.SERVE_AND_CONFIRM

@@ -16,7 +16,15 @@ from sessiondb.testing.kit import Kit
 
 @pytest.mark.parametrize(
     "damage",
-    [("HDEL", "created_at"), ("HSET", "last_seen_at", "yesterday"), ("HSET", "rev", "x"), ("HSET", "user_id", b"\xff")],
+    [
+        ("HDEL", "created_at"),
+        ("HDEL", "series_hash"),
+        ("HDEL", "secret_hash"),
+        ("HDEL", "sid"),
+        ("HSET", "last_seen_at", "yesterday"),
+        ("HSET", "rev", "x"),
+        ("HSET", "user_id", b"\xff"),
+    ],
 )
 async def test_a_damaged_session_stops_nobody(damage: tuple[str | bytes, ...]) -> None:
     """Not the sweeper, not a login at the limit, not a list, not a revoke; only its own load fails."""

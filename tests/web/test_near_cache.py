@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 
 from rotations import HOUR, Simulation, Visit
 from sessiondb import ConfigurationError, Cookie, NearCache, Policy, Session, SessionDB, SessionMiddleware
-from sessiondb.core.token import Token
+from sessiondb.core.presented import Presented
 from sessiondb.opening import _judge
 from sessiondb.session import new_session
 from sessiondb.state import State
@@ -378,15 +378,15 @@ async def test_nobody_honest_is_thrown_out_by_what_a_worker_has_held(seed: int) 
         assert one["near_doubted"] > 0
 
 
-def believing(state: State, token: Token) -> Session | None:
+def believing(state: State, presented: Presented) -> Session | None:
     """A bug: what an old record says is what is so."""
     near = state.runtime.near
-    record = None if near is None else near.cached(token.sid)
+    record = None if near is None else near.cached(presented.sid)
     if record is None:
         return None
-    if _judge(state, record, token) is None:
+    if _judge(state, record, presented) is None:
         return new_session(state)
-    state.adopt(record, token)
+    state.adopt(record, presented)
     return new_session(state)
 
 

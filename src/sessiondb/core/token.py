@@ -32,7 +32,7 @@ _FORMAT = re.compile(
     rb"[A-Za-z0-9_-]{21}[AQgw]\."
     rb"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]"
 ).fullmatch
-_sha256, _equal = hashlib.sha256, hmac.compare_digest
+_sha256 = hashlib.sha256
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 
@@ -79,11 +79,6 @@ def parse(raw: bytes) -> Token | None:
 def digest(part: bytes) -> bytes:
     """SHA-256. Series and secret are uniformly random, so neither salt nor stretching would add anything."""
     return _sha256(part).digest()
-
-
-def matches(part: bytes, stored: bytes | None) -> bool:
-    """Whether ``part`` hashes to ``stored``, in constant time; ``None`` never matches."""
-    return stored is not None and _equal(_sha256(part).digest(), stored)
 
 
 def derive(secret: bytes, salt: bytes) -> bytes:

@@ -40,6 +40,10 @@ async def apply(store: RedisStore, changes: Sequence[Change]) -> list[ChangeResu
     """See ``Store.apply``, without events."""
     if len(changes) > 1 and all_touch(changes):
         return await _touch(store, changes)
+    if all(type(change) is Update and change.sign_in is None for change in changes):
+        # The ordinary writes: they change nothing but their sessions.
+        replies = await store.try_all([_call(store.keys, change) for change in changes], "unknown")
+        return [result_of(store, change, reply) for change, reply in zip(changes, replies, strict=True)]
     results: dict[Sid, ChangeResult] = {}
     called: dict[Sid, tuple[Change, Keyed]] = {}
     for change in changes:

@@ -21,6 +21,7 @@ from sessiondb.stores._redis_scripts import ALL
 Address = tuple[str, int]
 Keyed = tuple[bytes, Command]
 _LOADS = 3
+_FINE = frozenset({list, bytes, int, type(None)})
 
 
 class NoPrimary(Exception):
@@ -117,7 +118,11 @@ async def run_on(pool: Pool[Connection], commands: Sequence[Command], wait: Wait
     async with pool.connection() as connection:
         replies = await connection.run([*commands, *last])
         for attempt in range(_LOADS):
-            unknown = [at for at, reply in enumerate(replies) if begins(reply, "NOSCRIPT")]
+            unknown = (
+                [at for at, reply in enumerate(replies) if begins(reply, "NOSCRIPT")]
+                if may_have_failed(replies)
+                else []
+            )
             if not unknown:
                 break
             # All that it may be asked for; but where somebody makes it forget again and again, what is needed now.
@@ -191,6 +196,11 @@ def _no_primary(error: Exception | None) -> Exception:
         found.__cause__ = error
         return found
     return NoPrimary(f"no Sentinel answers ({text}); start them, or correct their hosts and ports in the URL")
+
+
+def may_have_failed(replies: Sequence[Any]) -> bool:
+    """Whether there may be errors among ``replies``. Quick to say no, which is what it mostly says."""
+    return not _FINE.issuperset(map(type, replies))
 
 
 def begins(reply: object, word: str) -> bool:

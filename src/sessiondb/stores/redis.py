@@ -39,7 +39,7 @@ from sessiondb.stores._redis_connection import ConnectionLost
 from sessiondb.stores._redis_errors import translated, word_of
 from sessiondb.stores._redis_feed import RedisFeed
 from sessiondb.stores._redis_keys import Keys
-from sessiondb.stores._redis_nodes import Keyed, SingleServer
+from sessiondb.stores._redis_nodes import Keyed, SingleServer, may_have_failed
 from sessiondb.stores._redis_url import parse
 from sessiondb.stores.base import (
     Admission,
@@ -129,9 +129,10 @@ class RedisStore:
     ) -> list[Any]:
         """The replies to ``commands``, all of which must succeed. Raises ``StoreUnavailable`` with ``outcome``."""
         replies = await self.try_all(commands, outcome, wait=wait)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise self.error(reply, outcome)
+        if may_have_failed(replies):
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise self.error(reply, outcome)
         return replies
 
     async def try_all(self, commands: Sequence[Keyed], outcome: WriteOutcome, *, wait: bool = False) -> list[Any]:
@@ -144,7 +145,9 @@ class RedisStore:
             return []
         async with self._errors(outcome):
             replies = await nodes.run(commands, self._settings.wait if wait else None)
-        if any(isinstance(reply, hiredis.ReplyError) and word_of(reply) == "READONLY" for reply in replies):
+        if may_have_failed(replies) and any(
+            isinstance(one, Exception) and word_of(one) == "READONLY" for one in replies
+        ):
             nodes.drop_idle()  # after a failover: whoever is the primary now is found by the next call
         return replies
 

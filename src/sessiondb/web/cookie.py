@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sessiondb.core.errors import ConfigurationError
-from sessiondb.core.token import TOKEN_LENGTH, Token, parse
+from sessiondb.core.presented import Presented, recognise
+from sessiondb.core.token import TOKEN_LENGTH, Token
 from sessiondb.web.lookalike import Lookalikes
 
 SameSite = Literal["lax", "strict", "none"]
@@ -108,7 +109,7 @@ class Cookie:
                 "the prefix '__Secure-'."
             )
 
-    def tokens(self, headers: Iterable[tuple[bytes, bytes]], counters: Counter[str]) -> list[Token]:
+    def tokens(self, headers: Iterable[tuple[bytes, bytes]], counters: Counter[str]) -> list[Presented]:
         """The well-formed tokens of our name in all ``cookie`` headers, at most four different ones.
 
         The name must be equal byte for byte: only SP and HTAB are stripped, nothing is unquoted or decoded, because
@@ -119,12 +120,12 @@ class Cookie:
         raw_name: bytes = self._raw_name  # type: ignore[attr-defined]
         alone: int = self._alone  # type: ignore[attr-defined]
         lookalikes: Lookalikes = self._lookalikes  # type: ignore[attr-defined]
-        found: list[Token] = []
+        found: list[Presented] = []
         for name, value in headers:
             if name == b"cookie":
                 if len(value) == alone and value.startswith(raw_name) and value[-TOKEN_LENGTH - 1] == _EQUALS:
                     # Nothing else is in it, as in most requests of most apps.
-                    token = parse(value[-TOKEN_LENGTH:])
+                    token = recognise(value[-TOKEN_LENGTH:])
                     if token is not None and token not in found and len(found) < MOST_CANDIDATES:
                         found.append(token)
                 elif len(value) > MOST_HEADER_BYTES:
@@ -153,7 +154,7 @@ def spellings(name: str) -> tuple[str, str, str]:
     return name, f"__Host-{name}", f"__Secure-{name}"
 
 
-def _collect_plain(value: bytes, raw_name: bytes, found: list[Token]) -> bool:
+def _collect_plain(value: bytes, raw_name: bytes, found: list[Presented]) -> bool:
     """The token of a cookie that is there once, and as every browser writes it. False: look closer."""
     at = value.find(raw_name)
     start = at + len(raw_name) + 1
@@ -165,14 +166,14 @@ def _collect_plain(value: bytes, raw_name: bytes, found: list[Token]) -> bool:
         or value.find(raw_name, start) >= 0
     ):
         return False
-    token = parse(value[start:end])
+    token = recognise(value[start:end])
     if token is not None and token not in found and len(found) < MOST_CANDIDATES:
         found.append(token)
     return True
 
 
 def _collect_odd(
-    value: bytes, raw_name: bytes, found: list[Token], lookalikes: Lookalikes, counters: Counter[str]
+    value: bytes, raw_name: bytes, found: list[Presented], lookalikes: Lookalikes, counters: Counter[str]
 ) -> None:
     """The tokens of our name in any header at all."""
     if value.count(b";") >= MOST_PAIRS:
@@ -187,6 +188,6 @@ def _collect_odd(
         candidate = candidate.lstrip(b" \t")
         if len(candidate) != TOKEN_LENGTH or len(found) >= MOST_CANDIDATES:
             continue
-        token = parse(candidate)
+        token = recognise(candidate)
         if token is not None and token not in found:
             found.append(token)

@@ -20,9 +20,9 @@ from sessiondb.core.errors import (
     StoreError,
 )
 from sessiondb.core.events import EventType
-from sessiondb.core.token import Token
+from sessiondb.core.presented import Presented
 from sessiondb.db import SessionDB
-from sessiondb.opening import open_near, open_session
+from sessiondb.opening import open_closely, open_loaded, open_near, open_session
 from sessiondb.runtime import Runtime
 from sessiondb.session import Session, new_session
 from sessiondb.state import State, Visitor
@@ -154,11 +154,17 @@ class SessionMiddleware:
             session = None
             if not tokens:
                 session = new_session(state)
-            elif runtime.near is not None and len(tokens) == 1 and kind == "http" and scope["method"] in SAFE_METHODS:
+            elif len(tokens) > 1:
+                session = await open_session(state, tokens)
+            elif runtime.near is not None and kind == "http" and scope["method"] in SAFE_METHODS:
                 # Who is about to write sees what is stored: what it makes of that takes the place of it.
                 session = open_near(state, tokens[0])
             if session is None:
-                session = await open_session(state, tokens)
+                # Here and not in a function: another coroutine costs every request that waits.
+                loaded = await runtime.load_soon(tokens[0].sid)
+                session = open_loaded(state, tokens[0], loaded)
+                if session is None:
+                    session = await open_closely(state, tokens[0], loaded)
         except StoreError as error:
             session = new_session(state)
             if self.db.on_load_error == "error":
@@ -196,7 +202,7 @@ class SessionMiddleware:
             if response.live is not None:
                 await response.live.finish()
 
-    def _present(self, state: State, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Face, list[Token]]:
+    def _present(self, state: State, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Face, list[Presented]]:
         """Which way the request came, where there are several, and the tokens that it brought."""
         found = present(self._headers, headers)
         if found is None:
@@ -269,7 +275,7 @@ class SessionMiddleware:
         )
 
 
-def _no_tokens(headers: Iterable[tuple[bytes, bytes]], counters: Counter[str]) -> list[Token]:
+def _no_tokens(headers: Iterable[tuple[bytes, bytes]], counters: Counter[str]) -> list[Presented]:
     return []
 
 

@@ -14,7 +14,8 @@ from typing import Protocol
 import msgspec
 
 from sessiondb.core.errors import ConfigurationError
-from sessiondb.core.token import Token, parse
+from sessiondb.core.presented import Presented, recognise
+from sessiondb.core.token import Token
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}").fullmatch
 # What browsers set by themselves, and what another site's page may set without asking (Fetch, section 2.2.2).
@@ -157,12 +158,12 @@ def header_ways(given: object) -> tuple[HeaderWay, ...]:
     return ways
 
 
-def present(ways: Sequence[HeaderWay], headers: Headers) -> tuple[HeaderWay, list[Token]] | None:
+def present(ways: Sequence[HeaderWay], headers: Headers) -> tuple[HeaderWay, list[Presented]] | None:
     """The first of ``ways`` that the client has used, with its token if that is one; ``None``: none of them."""
     for way in ways:
         value = way.presented(headers)
         if value is not None:
-            token = parse(value)
+            token = recognise(value)
             return way, [] if token is None else [token]
     return None
 

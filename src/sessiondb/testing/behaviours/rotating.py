@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sessiondb.core import token
 from sessiondb.core.change import Applied, Confirm, Conflict, Rotate
+from sessiondb.core.presented import presented
 from sessiondb.core.record import NO_SALT, EndReason, Record
 from sessiondb.core.token import Token
 from sessiondb.core.verify import Verdict, verify
@@ -18,8 +19,8 @@ async def a_rotation_keeps_what_late_requests_need(kit: Kit) -> None:
     """After a rotation the new secret asks for its confirmation, and the old one gets the same new secret again."""
     store = await kit.store()
     record, held, fresh = await _rotated(kit, store)
-    equal(verify(record, fresh, kit.now), Verdict.SERVE_AND_CONFIRM, "the new secret")
-    equal(verify(record, held, kit.now + HOUR), Verdict.SERVE_AND_RESEND, "the old secret, unconfirmed")
+    equal(verify(record, presented(fresh), kit.now), Verdict.SERVE_AND_CONFIRM, "the new secret")
+    equal(verify(record, presented(held), kit.now + HOUR), Verdict.SERVE_AND_RESEND, "the old secret, unconfirmed")
     require(bool(record.salt) and held.rotated(record.salt or b"") == fresh, "the salt gives the new secret")
     equal((record.rotated_at, record.confirmed_at), (kit.now, None), "the times of the rotation")
 
@@ -33,8 +34,8 @@ async def a_confirmation_erases_the_salt(kit: Kit) -> None:
     confirmed = await kit.record_of(store, record.sid)
     equal(confirmed.salt, None, "the salt after the confirmation")
     equal(confirmed.confirmed_at, kit.now, "the time of the confirmation")
-    equal(verify(confirmed, fresh, kit.now), Verdict.SERVE, "the new secret")
-    equal(verify(confirmed, held, kit.now + HOUR), Verdict.REUSE, "the old secret, an hour later")
+    equal(verify(confirmed, presented(fresh), kit.now), Verdict.SERVE, "the new secret")
+    equal(verify(confirmed, presented(held), kit.now + HOUR), Verdict.REUSE, "the old secret, an hour later")
 
 
 async def a_confirmation_is_guarded_on_its_secret(kit: Kit) -> None:
@@ -56,12 +57,12 @@ async def the_mark_of_a_step_up_outlives_its_confirmation(kit: Kit) -> None:
     is_applied(await kit.apply(store, kit.update(record, rotate=rotate)), "a step-up")
     stepped = await kit.record_of(store, record.sid)
     equal(stepped.salt, NO_SALT, "the mark of the step-up")
-    equal(verify(stepped, held, kit.now), Verdict.STALE, "the old secret, unconfirmed")
+    equal(verify(stepped, presented(held), kit.now), Verdict.STALE, "the old secret, unconfirmed")
     confirm = kit.update(record, confirm=Confirm(token.digest(fresh.secret), kit.now))
     is_applied(await kit.apply(store, confirm), "its confirmation")
     confirmed = await kit.record_of(store, record.sid)
     equal(confirmed.salt, NO_SALT, "the mark after the confirmation")
-    equal(verify(confirmed, held, kit.now), Verdict.STALE, "the old secret, confirmed")
+    equal(verify(confirmed, presented(held), kit.now), Verdict.STALE, "the old secret, confirmed")
 
 
 async def one_of_many_rotations_wins(kit: Kit) -> None:
@@ -95,9 +96,9 @@ async def a_second_rotation_replaces_the_first(kit: Kit) -> None:
     again = Rotate(record.secret_hash, token.digest(newest.secret), salt, kit.now + 1)
     is_applied(await kit.apply(store, kit.update(record, rotate=again)), "a second rotation")
     twice = await kit.record_of(store, record.sid)
-    equal(verify(twice, newest, kit.now), Verdict.SERVE_AND_CONFIRM, "the newest secret")
-    equal(verify(twice, fresh, kit.now + HOUR), Verdict.SERVE_AND_RESEND, "the one before")
-    equal(verify(twice, held, kit.now + HOUR), Verdict.REUSE, "the oldest one")
+    equal(verify(twice, presented(newest), kit.now), Verdict.SERVE_AND_CONFIRM, "the newest secret")
+    equal(verify(twice, presented(fresh), kit.now + HOUR), Verdict.SERVE_AND_RESEND, "the one before")
+    equal(verify(twice, presented(held), kit.now + HOUR), Verdict.REUSE, "the oldest one")
 
 
 async def a_tombstone_holds_neither_data_nor_salt(kit: Kit) -> None:
