@@ -64,6 +64,13 @@ def _near(app: FastAPI, url: str) -> Verbs:
     return _sessiondb(app, url, near_cache=NearCache())
 
 
+def _unwatched(app: FastAPI, url: str) -> Verbs:
+    from sessiondb import Privacy
+
+    # What remains is the audit trail, which cannot be turned off and has nothing to say of reads and writes.
+    return _sessiondb(app, url, risk=None, keep_usage=None, privacy=Privacy(ip="none", user_agent=False))
+
+
 def _patient(app: FastAPI, url: str) -> Verbs:
     # The stand-in of MongoDB takes seconds where requests come in company.
     return _sessiondb(app, url, timeout=60)
@@ -84,6 +91,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("starlette-sessions redis", peers.starlette_sessions, "Valkey", "starlette-sessions"),
         Variant("sessiondb memory", _sessiondb, package="sessiondb"),
         Variant("sessiondb sqlite", _sessiondb, "SQLite", "sessiondb"),
+        Variant("sessiondb sqlite unwatched", _unwatched, "SQLite", "sessiondb"),
         Variant("sessiondb sqlite near", _near, "SQLite", "sessiondb"),
         Variant("sessiondb redis", _sessiondb, "Valkey", "sessiondb"),
         Variant("sessiondb redis near", _near, "Valkey", "sessiondb"),
