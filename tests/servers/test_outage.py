@@ -167,7 +167,8 @@ async def test_a_file_that_another_program_keeps_locked_stops_writes_only(
                 assert is_unavailable(await opened.visitor().post("/put", {"a": 1}))
                 assert await opened.browser.data() == {"cart": ["tea"]}
             await opened.outsiders_are_served()
-            [complaint] = opened.complaints()[before:]
+            # What happens in the background may have had its turn too, and says so in words of its own.
+            [complaint] = [one for one in opened.complaints()[before:] if "touches and events" not in one]
             assert "lsof" in complaint
         await it_recovers(opened)
 

@@ -10,19 +10,20 @@ from hypothesis import strategies as st
 
 from sessiondb import Cookie
 from sessiondb.core import token as tokens
+from sessiondb.core.presented import Presented, presented
 from sessiondb.core.client import agent_text
 from sessiondb.web.cookie import MOST_HEADER_BYTES, MOST_PAIRS
 from sessiondb.web.lookalike import Lookalikes
 
 COOKIE = Cookie()
 NAME = b"__Host-sid"
-GOOD = tokens.mint(1)
-RAW = GOOD.encode().encode()
+GOOD = presented(tokens.mint(1))
+RAW = GOOD.raw
 EVIL = tokens.mint(2).encode().encode()
 OURS = NAME + b"=" + RAW
 
 
-def read(*values: bytes) -> tuple[list[tokens.Token], Counter[str]]:
+def read(*values: bytes) -> tuple[list[Presented], Counter[str]]:
     counters: Counter[str] = Counter()
     return COOKIE.tokens([(b"cookie", value) for value in values], counters), counters
 
