@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sessiondb import Cookie
 from sessiondb.core import token as tokens
-from sessiondb.core.presented import Presented, presented
 from sessiondb.core.client import agent_text
+from sessiondb.core.presented import Presented, presented
 from sessiondb.web.cookie import MOST_HEADER_BYTES, MOST_PAIRS
 from sessiondb.web.lookalike import Lookalikes
 
