@@ -78,6 +78,29 @@ class Deaf:
                 self.cancels += 1
 
 
+async def made(inner: HeldStore, number: int) -> list[Record]:
+    """So many more sessions."""
+    records = [record() for _ in range(number)]
+    await inner.add(*records)
+    return records
+
+
+async def in_company(
+    inner: HeldStore, *, writes: int
+) -> tuple[CoalescingStore, list[asyncio.Task[Any]], list[asyncio.Task[Any]]]:
+    """A store where calls come in company, with ``writes`` under way and then two loads."""
+    store = CoalescingStore(inner, timeout=20)
+    await asyncio.gather(store.load([A.sid]), store.load([B.sid]))
+    inner.loads.clear()
+    inner.apply_reply.shut()
+    writing = [start(store, put(one.sid, n=1)) for one in await made(inner, writes)]
+    await turns()
+    assert [len(changes) for changes in inner.applies] == [writes]
+    loading = [asyncio.ensure_future(store.load([sid])) for sid in (A.sid, B.sid)]
+    await turns(_runner._PATIENCE)
+    return store, writing, loading
+
+
 def event(reason: str, sid: Sid | None = None) -> Event:
     """The first event of a stream of its own."""
     [sealed] = Lane(EventClass.LOGIN).seal([Event(type=EventType.LOGIN, at=NOW, reason=reason, sid=sid)])
@@ -184,6 +207,66 @@ class TestLoads:
             await asyncio.sleep(0)
         await asyncio.gather(waiting, *others)
         assert len(inner.loads) >= 2
+
+    async def test_in_company_they_wait_for_as_many_writes_and_who_comes_back_from_them(
+        self, inner: HeldStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else two halves of the callers would take turns for ever, one loading while the other is written."""
+        monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
+        store, writing, loading = await in_company(inner, writes=4)
+        await turns(100)
+        assert inner.loads == []
+
+        async def come_back(write: asyncio.Task[Any]) -> None:
+            await write
+            await store.load([C.sid])
+
+        coming = [asyncio.ensure_future(come_back(write)) for write in writing]
+        inner.apply_reply.open()
+        await asyncio.gather(*loading, *coming)
+        assert inner.loads == [[A.sid, B.sid, C.sid]]
+        await store.close()
+
+    async def test_they_wait_for_no_fewer_writes(self, inner: HeldStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
+        store, writing, loading = await in_company(inner, writes=3)
+        await asyncio.gather(*loading)
+        inner.apply_reply.open()
+        await asyncio.gather(*writing)
+        await store.close()
+
+    async def test_they_do_not_wait_long_for_writes_that_take_long(self, inner: HeldStore) -> None:
+        store, writing, loading = await in_company(inner, writes=4)
+        await asyncio.gather(*loading)
+        assert not any(write.done() for write in writing)
+        inner.apply_reply.open()
+        await asyncio.gather(*writing)
+        await store.close()
+
+    async def test_they_wait_for_writes_once(self, inner: HeldStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many more writes come meanwhile."""
+        monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
+        store, writing, loading = await in_company(inner, writes=4)
+        inner.apply_question.shut()
+        more = [start(store, put(one.sid, more=1)) for one in await made(inner, 8)]
+        await turns(50)
+        assert [len(changes) for changes in inner.applies] == [4, 8]
+        inner.apply_reply.open()
+        await asyncio.gather(*writing, *loading)
+        assert not any(write.done() for write in more)
+        inner.apply_question.open()
+        await asyncio.gather(*more)
+        await store.close()
+
+    async def test_closing_does_not_wait_for_company(self, inner: HeldStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
+        store, writing, loading = await in_company(inner, writes=4)
+        closing = asyncio.ensure_future(store.close())
+        for load in loading:
+            with pytest.raises(StoreUnavailable):
+                await load
+        inner.apply_reply.open()
+        await asyncio.gather(closing, *writing)
 
     async def test_joins_nothing_that_is_under_way(self, store: CoalescingStore, inner: HeldStore) -> None:
         inner.load_reply.shut()

@@ -37,6 +37,11 @@ class LoadBatch(Batch):
         self.sids: list[Sid] = []
         self.waiters: list[list[Loaded]] = []
 
+    @property
+    def size(self) -> int:
+        """As ``Batch``."""
+        return len(self.sids)
+
 
 class Loads:
     """Loads that have not been sent: one entry per sid, whoever asks."""
@@ -168,6 +173,11 @@ class WriteBatch(Batch):
         self.writes: list[_Write] = []
         self.changes: list[Change] = []
         self.events: list[Event] = []
+
+    @property
+    def size(self) -> int:
+        """As ``Batch``."""
+        return len(self.writes)
 
 
 class Writes:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterable
 from contextvars import Context
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from sessiondb.core.breaker import Circuit
 from sessiondb.core.errors import SessionDBError, StoreError, StoreUnavailable, WriteOutcome
@@ -23,6 +23,9 @@ _GRACE = 0.1  # of a timeout: how much longer than that anything may take becaus
 # Then requests move in step: one batch, one hand-over and one wake-up for all of them.
 _PATIENCE = 8
 _LONGEST_PATIENCE = 0.002
+# Loads then wait as long once more for a batch of writes under way that is no smaller, and of at least so many calls:
+# whoever it answers comes back. Else a server stays in step by halves, one loading while the other is written.
+_SMALLEST_COMPANY = 4
 _MEMORY = 8  # batches of one call in a row, after which a call is taken to be alone
 
 
@@ -44,6 +47,11 @@ class Batch:
     def __init__(self) -> None:
         self.since = math.inf
         self.late = False
+
+    @property
+    def size(self) -> int:
+        """How many calls it is sent for."""
+        raise NotImplementedError
 
 
 class _Queue(Protocol[_B]):
@@ -71,6 +79,7 @@ class Runner(Generic[_B]):
         "_circuit",
         "_company",
         "_counts",
+        "_held",
         "_loop",
         "_name",
         "_queue",
@@ -80,6 +89,9 @@ class Runner(Generic[_B]):
         "_slots",
         "_timeout",
         "_timer",
+        "under_way",
+        "waited_for_by",
+        "waits_for",
     )
 
     def __init__(
@@ -103,6 +115,10 @@ class Runner(Generic[_B]):
         self._company = 0  # batches to come for which calls are taken to be in company
         self._timer: asyncio.TimerHandle | None = None
         self._running: dict[_B, asyncio.Task[None]] = {}
+        self._held: asyncio.TimerHandle | None = None  # while a batch waits for those of the other runner
+        self.under_way = 0  # calls in the batches that have been sent
+        self.waits_for: Runner[Any] | None = None
+        self.waited_for_by: Runner[Any] | None = None
 
     def wake(self) -> None:
         """A call was queued: it goes at the end of this turn of the loop, or when a slot is free."""
@@ -116,26 +132,43 @@ class Runner(Generic[_B]):
         self._scheduled = True
         if self._company:
             until = time.monotonic() + _LONGEST_PATIENCE
-            self._loop.call_soon(self._gather, _PATIENCE, self._counts.calls, until)
+            self._loop.call_soon(self._gather, _PATIENCE, self._counts.calls, until, self.waits_for)
         else:
             self._loop.call_soon(self._flush)
 
-    def _gather(self, turns: int, seen: int, until: float) -> None:
-        """Flush after ``turns`` turns without another call than the ``seen`` ones, or ``until`` then."""
+    def _gather(self, turns: int, seen: int, until: float, other: Runner[Any] | None) -> None:
+        """Flush after ``turns`` turns without another call than the ``seen`` ones, or ``until`` then.
+
+        But where as many are under way at ``other``, first wait for what that brings.
+        """
         calls = self._counts.calls
         if calls != seen:
             turns = _PATIENCE
         if turns and time.monotonic() < until:
-            self._loop.call_soon(self._gather, turns - 1, calls, until)
+            self._loop.call_soon(self._gather, turns - 1, calls, until, other)
+        elif other is not None and other.under_way >= max(calls - self._seen, _SMALLEST_COMPANY):
+            self._held = self._loop.call_later(_LONGEST_PATIENCE, self._flush)
         else:
             self._flush()
 
+    def _go_on(self) -> None:
+        """A batch that may have been waited for has been answered: see who comes back."""
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+            until = time.monotonic() + _LONGEST_PATIENCE
+            self._loop.call_soon(self._gather, _PATIENCE, self._counts.calls, until, None)
+
     def _flush(self) -> None:
         self._scheduled = False
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
         self._company = _MEMORY if self._counts.calls - self._seen > 1 else max(0, self._company - 1)
         self._seen = self._counts.calls
         while len(self._running) < self._slots and (batch := self._queue.take()) is not None:
             self._counts.batches += 1
+            self.under_way += batch.size
             # A context of its own: a batch belongs to all of its callers, not to the one whose turn it was.
             self._running[batch] = self._loop.create_task(self._run(batch), context=Context())
 
@@ -157,6 +190,9 @@ class Runner(Generic[_B]):
         finally:
             if not self._loop.is_closed():  # else the task was thrown away with its loop
                 del self._running[batch]
+                self.under_way -= batch.size
+                if self.waited_for_by is not None:
+                    self.waited_for_by._go_on()
                 self._queue.release(batch)
                 if not self._scheduled and self._queue.oldest() < math.inf:
                     self._schedule()
