@@ -167,7 +167,7 @@ async def test_the_others_answer_for_themselves_when_a_node_dies(three: ValkeyCl
 
 async def test_each_node_waits_for_replicas_of_its_own(six: ValkeyCluster) -> None:
     store, kit = await opened(with_option(six.url, "wait_replicas=1&wait_timeout=0.3"))
-    records = [kit.record(f"user{n}") for n in range(20)]
+    records = [kit.record(f"user{n}") for n in range(60)]
     await kit.put_in(store, *records)
     keys = RedisStore(six.url).keys
     without = {record.sid for record in records if slot_of(keys.session(record.sid)) < 5462}
