@@ -97,11 +97,10 @@ def is_settled(session: dict[str, Any], state: State) -> bool:
         if encoded != state.base:
             state.encoded = encoded
             return False
-        if not state.noted:
-            note_use(state)
+        if not state.noted and note_use(state):
             if state.staged is not None:
                 return False
-            if not state.rests and state.record is not None:
+            if state.record is not None and not state.rests:
                 touch_when_due(state, state.record)
         return True
     return not state.written

@@ -141,8 +141,7 @@ class Runtime:
 
     def touch_interval(self, record: Record) -> int:
         """How old ``last_seen_at`` of ``record`` may get before it is written again."""
-        caps, lifetime = self.caps, record.lifetime
-        cap = (caps.normal if lifetime == "normal" else caps.of(lifetime)).idle
+        cap = self.caps.of(record.lifetime).idle
         return touch_interval(record.idle if record.idle < cap else cap)
 
     # -- opening, closing and the clock -------------------------------------------------------------------

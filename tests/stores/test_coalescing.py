@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio.to_thread
@@ -85,10 +86,11 @@ async def made(inner: HeldStore, number: int) -> list[Record]:
     return records
 
 
+@asynccontextmanager
 async def in_company(
     inner: HeldStore, *, writes: int
-) -> tuple[CoalescingStore, list[asyncio.Task[Any]], list[asyncio.Task[Any]]]:
-    """A store where calls come in company, with ``writes`` under way and then two loads."""
+) -> AsyncIterator[tuple[CoalescingStore, list[asyncio.Task[Any]], list[asyncio.Task[Any]]]]:
+    """A store where calls come in company, with ``writes`` under way and then two loads. In the end they are let go."""
     store = CoalescingStore(inner, timeout=20)
     await asyncio.gather(store.load([A.sid]), store.load([B.sid]))
     inner.loads.clear()
@@ -98,7 +100,10 @@ async def in_company(
     assert [len(changes) for changes in inner.applies] == [writes]
     loading = [asyncio.ensure_future(store.load([sid])) for sid in (A.sid, B.sid)]
     await turns(_runner._PATIENCE)
-    return store, writing, loading
+    yield store, writing, loading
+    inner.apply_reply.open()
+    await asyncio.gather(*writing)
+    await store.close()
 
 
 def event(reason: str, sid: Sid | None = None) -> Event:
@@ -213,60 +218,52 @@ class TestLoads:
     ) -> None:
         """Else two halves of the callers would take turns for ever, one loading while the other is written."""
         monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
-        store, writing, loading = await in_company(inner, writes=4)
-        await turns(100)
-        assert inner.loads == []
+        async with in_company(inner, writes=4) as (store, writing, loading):
+            await turns(100)
+            assert inner.loads == []
 
-        async def come_back(write: asyncio.Task[Any]) -> None:
-            await write
-            await store.load([C.sid])
+            async def come_back(write: asyncio.Task[Any]) -> None:
+                await write
+                await store.load([C.sid])
 
-        coming = [asyncio.ensure_future(come_back(write)) for write in writing]
-        inner.apply_reply.open()
-        await asyncio.gather(*loading, *coming)
-        assert inner.loads == [[A.sid, B.sid, C.sid]]
-        await store.close()
+            coming = [asyncio.ensure_future(come_back(write)) for write in writing]
+            inner.apply_reply.open()
+            await asyncio.gather(*loading, *coming)
+            assert inner.loads == [[A.sid, B.sid, C.sid]]
 
     async def test_they_wait_for_no_fewer_writes(self, inner: HeldStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
-        store, writing, loading = await in_company(inner, writes=3)
-        await asyncio.gather(*loading)
-        inner.apply_reply.open()
-        await asyncio.gather(*writing)
-        await store.close()
+        async with in_company(inner, writes=3) as (_, _, loading):
+            await asyncio.gather(*loading)
 
     async def test_they_do_not_wait_long_for_writes_that_take_long(self, inner: HeldStore) -> None:
-        store, writing, loading = await in_company(inner, writes=4)
-        await asyncio.gather(*loading)
-        assert not any(write.done() for write in writing)
-        inner.apply_reply.open()
-        await asyncio.gather(*writing)
-        await store.close()
+        async with in_company(inner, writes=4) as (_, writing, loading):
+            await asyncio.gather(*loading)
+            assert not any(write.done() for write in writing)
 
     async def test_they_wait_for_writes_once(self, inner: HeldStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """However many more writes come meanwhile."""
         monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
-        store, writing, loading = await in_company(inner, writes=4)
-        inner.apply_question.shut()
-        more = [start(store, put(one.sid, more=1)) for one in await made(inner, 8)]
-        await turns(50)
-        assert [len(changes) for changes in inner.applies] == [4, 8]
-        inner.apply_reply.open()
-        await asyncio.gather(*writing, *loading)
-        assert not any(write.done() for write in more)
-        inner.apply_question.open()
-        await asyncio.gather(*more)
-        await store.close()
+        async with in_company(inner, writes=4) as (store, writing, loading):
+            inner.apply_question.shut()
+            more = [start(store, put(one.sid, more=1)) for one in await made(inner, 8)]
+            await turns(50)
+            assert [len(changes) for changes in inner.applies] == [4, 8]
+            inner.apply_reply.open()
+            await asyncio.gather(*writing, *loading)
+            assert not any(write.done() for write in more)
+            inner.apply_question.open()
+            await asyncio.gather(*more)
 
     async def test_closing_does_not_wait_for_company(self, inner: HeldStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_runner, "_LONGEST_PATIENCE", 60.0)
-        store, writing, loading = await in_company(inner, writes=4)
-        closing = asyncio.ensure_future(store.close())
-        for load in loading:
-            with pytest.raises(StoreUnavailable):
-                await load
-        inner.apply_reply.open()
-        await asyncio.gather(closing, *writing)
+        async with in_company(inner, writes=4) as (store, _, loading):
+            closing = asyncio.ensure_future(store.close())
+            for load in loading:
+                with pytest.raises(StoreUnavailable):
+                    await load
+            inner.apply_reply.open()
+            await closing
 
     async def test_joins_nothing_that_is_under_way(self, store: CoalescingStore, inner: HeldStore) -> None:
         inner.load_reply.shut()

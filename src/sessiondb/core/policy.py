@@ -52,8 +52,7 @@ class Caps(msgspec.Struct, frozen=True):
 
     def deadline(self, record: Record) -> int:
         """When ``record`` is over, in microseconds since the epoch."""
-        lifetime = record.lifetime
-        cap = self.normal if lifetime == "normal" else self.of(lifetime)
+        cap = self.of(record.lifetime)
         idle = record.idle if record.idle < cap.idle else cap.idle
         absolute = record.absolute if record.absolute < cap.absolute else cap.absolute
         return deadline(record.created_at, record.last_seen_at, idle, absolute)

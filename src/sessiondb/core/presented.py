@@ -7,15 +7,12 @@ session. The text is looked up by its SHA-256, so that no token outlives its req
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
 from sessiondb.core.token import TOKEN_LENGTH, Sid, Token, digest, parse
 
 REMEMBERED = 8192
 
-_sha256 = hashlib.sha256
 _Known = tuple[Sid, bytes, bytes]
 
 
@@ -54,7 +51,7 @@ class Recogniser:
         """The token in ``raw``, or ``None`` if it is not one exactly. Never raises, whatever the bytes."""
         if len(raw) != TOKEN_LENGTH:
             return None
-        key = _sha256(raw).digest()
+        key = digest(raw)
         known = self._young.get(key)
         return Presented(raw, *known) if known is not None else self._look(key, raw)
 
@@ -64,7 +61,7 @@ class Recogniser:
             token = parse(raw)
             if token is None:
                 return None
-            known = (token.sid, digest(token.series), digest(token.secret))
+            known = _known(token)
         young = self._young
         young[key] = known
         if len(young) >= self._most:
@@ -78,4 +75,8 @@ recognise = Recogniser()
 
 def presented(token: Token) -> Presented:
     """``token`` as a client presents it."""
-    return Presented(token.encode().encode("ascii"), token.sid, digest(token.series), digest(token.secret))
+    return Presented(token.encode().encode("ascii"), *_known(token))
+
+
+def _known(token: Token) -> _Known:
+    return token.sid, digest(token.series), digest(token.secret)

@@ -141,7 +141,7 @@ class Loads:
             fail_all(waiters, error)
 
 
-class _Write(msgspec.Struct, eq=False, gc=False):
+class _Write(msgspec.Struct, eq=False):
     """One caller's changes and events, which go out together.
 
     ``joined`` are other callers' writes that go out merged with it. ``behind`` are those that wait until it is over,

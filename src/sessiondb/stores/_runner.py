@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextvars import Context
 from typing import Any, Generic, Protocol, TypeVar
@@ -39,7 +40,7 @@ class Counts:
         self.batches = 0
 
 
-class Batch:
+class Batch(ABC):
     """One call of the store. ``since``: when the oldest in it came (loop time); ``late``: it has been given up."""
 
     __slots__ = ("late", "since")
@@ -49,9 +50,9 @@ class Batch:
         self.late = False
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """How many calls it is sent for."""
-        raise NotImplementedError
 
 
 class _Queue(Protocol[_B]):
@@ -89,9 +90,8 @@ class Runner(Generic[_B]):
         "_slots",
         "_timeout",
         "_timer",
-        "under_way",
-        "waited_for_by",
-        "waits_for",
+        "_waited_for_by",
+        "_waits_for",
     )
 
     def __init__(
@@ -102,6 +102,7 @@ class Runner(Generic[_B]):
         timeout: float,
         counts: Counts,
         circuit: Circuit,
+        waits_for: Runner[Any] | None = None,
     ) -> None:
         self._queue = queue
         self._loop = loop
@@ -116,9 +117,10 @@ class Runner(Generic[_B]):
         self._timer: asyncio.TimerHandle | None = None
         self._running: dict[_B, asyncio.Task[None]] = {}
         self._held: asyncio.TimerHandle | None = None  # while a batch waits for those of the other runner
-        self.under_way = 0  # calls in the batches that have been sent
-        self.waits_for: Runner[Any] | None = None
-        self.waited_for_by: Runner[Any] | None = None
+        self._waits_for = waits_for
+        self._waited_for_by: Runner[Any] | None = None
+        if waits_for is not None:
+            waits_for._waited_for_by = self
 
     def wake(self) -> None:
         """A call was queued: it goes at the end of this turn of the loop, or when a slot is free."""
@@ -132,7 +134,7 @@ class Runner(Generic[_B]):
         self._scheduled = True
         if self._company:
             until = time.monotonic() + _LONGEST_PATIENCE
-            self._loop.call_soon(self._gather, _PATIENCE, self._counts.calls, until, self.waits_for)
+            self._loop.call_soon(self._gather, _PATIENCE, self._counts.calls, until, self._waits_for)
         else:
             self._loop.call_soon(self._flush)
 
@@ -146,29 +148,36 @@ class Runner(Generic[_B]):
             turns = _PATIENCE
         if turns and time.monotonic() < until:
             self._loop.call_soon(self._gather, turns - 1, calls, until, other)
-        elif other is not None and other.under_way >= max(calls - self._seen, _SMALLEST_COMPANY):
+        elif other is not None and other._under_way >= max(calls - self._seen, _SMALLEST_COMPANY):
             self._held = self._loop.call_later(_LONGEST_PATIENCE, self._flush)
         else:
             self._flush()
 
+    @property
+    def _under_way(self) -> int:
+        """The calls whose batches have been sent and not been answered."""
+        return sum(batch.size for batch in self._running)
+
     def _go_on(self) -> None:
         """A batch that may have been waited for has been answered: see who comes back."""
-        if self._held is not None:
-            self._held.cancel()
-            self._held = None
+        if self._let_go():
             until = time.monotonic() + _LONGEST_PATIENCE
             self._loop.call_soon(self._gather, _PATIENCE, self._counts.calls, until, None)
 
+    def _let_go(self) -> bool:
+        """Whether a batch waited for another one. Now it does not."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.cancel()
+        return held is not None
+
     def _flush(self) -> None:
         self._scheduled = False
-        if self._held is not None:
-            self._held.cancel()
-            self._held = None
+        self._let_go()
         self._company = _MEMORY if self._counts.calls - self._seen > 1 else max(0, self._company - 1)
         self._seen = self._counts.calls
         while len(self._running) < self._slots and (batch := self._queue.take()) is not None:
             self._counts.batches += 1
-            self.under_way += batch.size
             # A context of its own: a batch belongs to all of its callers, not to the one whose turn it was.
             self._running[batch] = self._loop.create_task(self._run(batch), context=Context())
 
@@ -190,9 +199,8 @@ class Runner(Generic[_B]):
         finally:
             if not self._loop.is_closed():  # else the task was thrown away with its loop
                 del self._running[batch]
-                self.under_way -= batch.size
-                if self.waited_for_by is not None:
-                    self.waited_for_by._go_on()
+                if self._waited_for_by is not None:
+                    self._waited_for_by._go_on()
                 self._queue.release(batch)
                 if not self._scheduled and self._queue.oldest() < math.inf:
                     self._schedule()

@@ -329,10 +329,11 @@ class CoalescingStore:
         if self._closed:
             raise StoreUnavailable(self._closed_message())
         lines = self._lines = _Lines(self._store, asyncio.get_running_loop())
-        lines.load_runner = Runner(lines.loads, self._store, lines.loop, self._timeout, self.loads, self._reads)
-        lines.write_runner = Runner(lines.writes, self._store, lines.loop, self._timeout, self.changes, self._writes)
-        lines.load_runner.waits_for = lines.write_runner
-        lines.write_runner.waited_for_by = lines.load_runner
+        store, loop, timeout = self._store, lines.loop, self._timeout
+        lines.write_runner = Runner(lines.writes, store, loop, timeout, self.changes, self._writes)
+        lines.load_runner = Runner(
+            lines.loads, store, loop, timeout, self.loads, self._reads, waits_for=lines.write_runner
+        )
         return lines
 
     def _closed_message(self) -> str:
