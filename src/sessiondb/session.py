@@ -33,6 +33,7 @@ from sessiondb.state import StagedLogin, StagedReauthentication, State
 Result = TypeVar("Result")
 
 _SPACED = b'": '
+_FIRST = 64  # bytes, in which the first key mostly ends
 
 
 class Durably:
@@ -341,7 +342,7 @@ def new_session(state: State) -> Session:
         session = Session()
     else:
         session = Session(codec.decode_data(state.base))
-        if _SPACED in state.base:
+        if state.base.find(_SPACED, 0, _FIRST) >= 0:
             # As jsonb writes it. In our own spelling, a session that nobody changed is seen to be so by one comparison.
             state.base = codec.encode_unchecked(session) or state.base
     session._state = state

@@ -180,7 +180,7 @@ def decode_auth(data: bytes) -> Auth:
 
 def is_impersonated(auth: bytes) -> bool:
     """Whether somebody else than the user has the session of that ``Auth``. Costs next to nothing for all others."""
-    return b"impersonator" in auth and decode_auth(auth).impersonator is not None
+    return auth != b"{}" and b"impersonator" in auth and decode_auth(auth).impersonator is not None
 
 
 def decode_risk(data: bytes) -> Risk:

@@ -33,6 +33,7 @@ from sessiondb.web.paths import matches_path, path_of, paths
 from sessiondb.web.proxies import Client, Headers, TrustedProxies, Unread
 from sessiondb.web.response import SessionResponse, refuse
 from sessiondb.web.transports import Face, HeaderWay, header_ways, present
+from sessiondb.web.turns import take_turn
 
 log = logging.getLogger("sessiondb")
 
@@ -159,6 +160,8 @@ class SessionMiddleware:
             elif runtime.near is not None and kind == "http" and scope["method"] in SAFE_METHODS:
                 # Who is about to write sees what is stored: what it makes of that takes the place of it.
                 session = open_near(state, tokens[0])
+                if session is not None:
+                    await take_turn()
             if session is None:
                 # Here and not in a function: another coroutine costs every request that waits.
                 loaded = await runtime.load_soon(tokens[0].sid)

@@ -19,6 +19,7 @@ from sessiondb.core.token import Token
 from sessiondb.session import Session, state_of
 from sessiondb.web.live import EVENT_STREAM, Live, LiveStream
 from sessiondb.web.transports import Face
+from sessiondb.web.turns import take_turn
 from sessiondb.writes import why_gone
 
 log = logging.getLogger("sessiondb")
@@ -56,6 +57,8 @@ class SessionResponse:
         kind = message["type"]
         state = self._state
         starts = kind in _STARTS
+        if starts:
+            await take_turn()
         if (starts or (kind in _ENDS and not message.get("more_body", False))) and not is_settled(self._session, state):
             before = state.record
             try:
