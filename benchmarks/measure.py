@@ -21,6 +21,9 @@ USED = 1000
 SLOWER = 8
 """A stand-in is asked so many times less: nobody wants to wait for what says nothing."""
 
+NOTING = 1.5
+"""Seconds after which it is written that sessions were seen."""
+
 FILLING = 60.0
 """Seconds that making a variant's sessions may take; a slow one begins with fewer."""
 
@@ -116,6 +119,16 @@ class App:
     async def _size(self) -> int | None:
         return None if self.database is None else await self.database.kind.size(self._url)
 
+    async def visit(self) -> None:
+        """Read each session that is in use once, and wait until that is noted.
+
+        That a session was seen is written once a minute. While the others have their turn nobody asks for these, so
+        each burst would begin with that for all of them: for one request in eight, where in a minute of such load it is
+        one in some hundred.
+        """
+        await load.run(self.port, READ, self.cookies, len(self.cookies), 32)
+        await asyncio.sleep(NOTING)
+
     async def measure(self, cell: Cell, requests: int, *, warm_up: bool) -> None:
         """One burst, which counts unless it warms up."""
         kind, cookies = load.KINDS[cell.kind], self.cookies
@@ -170,6 +183,8 @@ async def measure(apps: Sequence[App], cells: Sequence[Cell], scale: Scale) -> N
     for turn in range(scale.rounds + 1):
         # The first round warms caches up. Every other one runs backwards, so that nobody always follows the same one.
         for app in apps if turn % 2 else reversed(apps):
+            if app.failure is None:
+                await _unless_it_fails(app, app.visit())
             for cell in cells:
                 if app.failure is None:
                     await _unless_it_fails(app, app.measure(cell, scale.burst(cell), warm_up=turn == 0))
