@@ -7,8 +7,9 @@ import random
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from benchmarks import cpu, load
 from benchmarks.load import LOGIN, LOGOUT, READ, WRITE
@@ -120,14 +121,13 @@ class App:
         return None if self.database is None else await self.database.kind.size(self._url)
 
     async def visit(self) -> None:
-        """Read each session that is in use once, and wait until that is noted.
+        """Read each session that is in use once.
 
         That a session was seen is written once a minute. While the others have their turn nobody asks for these, so
         each burst would begin with that for all of them: for one request in eight, where in a minute of such load it is
         one in some hundred.
         """
         await load.run(self.port, READ, self.cookies, len(self.cookies), 32)
-        await asyncio.sleep(NOTING)
 
     async def measure(self, cell: Cell, requests: int, *, warm_up: bool) -> None:
         """One burst, which counts unless it warms up."""
@@ -182,17 +182,23 @@ async def measure(apps: Sequence[App], cells: Sequence[Cell], scale: Scale) -> N
         print(f"{app.variant.name}: started", file=sys.stderr, flush=True)
     for turn in range(scale.rounds + 1):
         # The first round warms caches up. Every other one runs backwards, so that nobody always follows the same one.
-        for app in apps if turn % 2 else reversed(apps):
-            if app.failure is None:
+        order = apps if turn % 2 else apps[::-1]
+        for cell in cells:
+            # One kind of request after the other, so that what is compared lies within a minute.
+            for app in order:
                 await _unless_it_fails(app, app.visit())
-            for cell in cells:
-                if app.failure is None:
-                    await _unless_it_fails(app, app.measure(cell, scale.burst(cell), warm_up=turn == 0))
+            await asyncio.sleep(NOTING)
+            for app in order:
+                await _unless_it_fails(app, app.measure(cell, scale.burst(cell), warm_up=turn == 0))
         if turn:
             print(f"round {turn} of {scale.rounds} done", file=sys.stderr, flush=True)
 
 
-async def _unless_it_fails(app: App, work: Awaitable[None]) -> None:
+async def _unless_it_fails(app: App, work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` of ``app``, if all of its work so far has gone well."""
+    if app.failure is not None:
+        work.close()
+        return
     try:
         await work
     except (RuntimeError, OSError) as error:

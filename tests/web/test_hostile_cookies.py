@@ -194,7 +194,8 @@ async def test_nobody_gets_in_and_what_is_malformed_costs_nothing() -> None:
         assert not [value for name, value in sent[0]["headers"] if name == b"set-cookie"], headers
         seen["well-formed" if candidates else "malformed"] += 1
         if not candidates:
-            assert site.store.total == 0, headers
+            # What earlier ones have left to be noted in the background may be written meanwhile.
+            assert not site.store.calls["load"], headers
     assert min(seen.values()) > 10_000, seen
     # The session that they were after is as it was.
     assert (await site.ask([(b"cookie", b"sid=" + real)]))[0] == ("ann", {"secret": "of ann"})

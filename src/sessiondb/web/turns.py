@@ -13,6 +13,6 @@ def take_turn() -> Generator[None, None, None]:
     Without it a request that waits for nothing runs from its first byte to its last, and the next one finds the
     processor's caches full of the code that it does not need yet. With it many run the same piece one after the
     other, their changes make one batch, and the loop asks the operating system once for all of them. On a server with
-    32 connections that takes a fifth off a request; a client that is alone waits some microseconds for nobody.
+    32 connections that takes a seventh off a request; a client that is alone waits some microseconds for nobody.
     """
     yield
