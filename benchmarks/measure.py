@@ -121,11 +121,9 @@ class App:
         return None if self.database is None else await self.database.kind.size(self._url)
 
     async def visit(self) -> None:
-        """Read each session that is in use once.
+        """Read each session that is in use once, so that no burst begins with the noting of them all as seen.
 
-        That a session was seen is written once a minute. While the others have their turn nobody asks for these, so
-        each burst would begin with that for all of them: for one request in eight, where in a minute of such load it is
-        one in some hundred.
+        That is written once a minute, and nobody asks for these while the others have their turn.
         """
         await load.run(self.port, READ, self.cookies, len(self.cookies), 32)
 

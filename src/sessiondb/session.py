@@ -33,7 +33,7 @@ from sessiondb.state import StagedLogin, StagedReauthentication, State
 Result = TypeVar("Result")
 
 _SPACED = b'": '
-_FIRST = 64  # bytes, in which the first key mostly ends
+_FIRST = 64  # bytes, in which the first key mostly ends; after a longer one, the comparison takes a little more
 
 
 class Durably:

@@ -85,8 +85,9 @@ async def test_who_is_cancelled_in_its_turn_stores_nothing_and_holds_nobody_up()
     async with SessionDB("memory://") as db:
         app = Noting(db, lambda session: session.update(name="Ada"))
         cancelled, served = Connection(app, "http", "/"), Connection(app, "http", "/")
-        while app.noted.count("handled") < 2:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            while app.noted.count("handled") < 2:
+                await asyncio.sleep(0)
         cancelled.done.cancel()
         await served.done
         await asyncio.gather(cancelled.done, return_exceptions=True)
