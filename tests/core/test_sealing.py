@@ -45,7 +45,7 @@ def sealed(event: Event = FULL) -> tuple[Event, Seal]:
     return found, found.seal
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 detail = st.dictionaries(texts, st.one_of(texts, st.integers(-(2**63), 2**63 - 1)), max_size=4)
 events = st.builds(
     Event,
@@ -67,6 +67,18 @@ def test_what_was_sealed_is_whole_and_says_what_it_said(event: Event) -> None:
     assert found == event
     assert wrong_groups(found, own) == []
     assert erased_groups(own) == []
+
+
+@given(st.text(st.sampled_from("a\0é\ud800\udfff\U0001f36a"), min_size=1, max_size=6))
+def test_text_that_not_every_database_can_hold_is_replaced_wherever_it_stands(text: str) -> None:
+    shown = "".join("\ufffd" if char in "\0\ud800\udfff" else char for char in text)
+    texts = {"user_id": text, "actor": text, "reason": text, "ip": text}
+    event = replace(FULL, **texts, details={text: text, "n": 1}, personal={text: text})
+    found, own = sealed(event)
+    assert found == replace(
+        FULL, **dict.fromkeys(texts, shown), details={shown: shown, "n": 1}, personal={shown: shown}
+    )
+    assert wrong_groups(found, own) == []
 
 
 @given(events, st.sets(st.sampled_from(GROUPS)))

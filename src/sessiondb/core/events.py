@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -136,3 +136,39 @@ class Event:
     details: Mapping[str, str | int] = field(default_factory=dict)
     personal: Mapping[str, str | int] = field(default_factory=dict)
     seal: MaybeSeal = field(default=None, repr=False, compare=False)
+
+
+def storable(event: Event) -> Event:
+    """``event``, with U+FFFD for what not every database can hold as text: U+0000 and lone surrogates.
+
+    A reason or an address may come from whoever sends a request, and an event that cannot be written would be tried
+    again for ever.
+    """
+    fields = (event.user_id, event.actor, event.reason, event.ip)
+    held = [*fields, *event.details, *event.details.values(), *event.personal, *event.personal.values()]
+    joined = "".join([text for text in held if isinstance(text, str)])
+    if joined.isascii() and "\0" not in joined:
+        return event
+    user_id, actor, reason, ip = (None if text is None else _storable_text(text) for text in fields)
+    return replace(
+        event,
+        user_id=user_id,
+        actor=actor,
+        reason=reason,
+        ip=ip,
+        details=_storable_texts(event.details),
+        personal=_storable_texts(event.personal),
+    )
+
+
+def _storable_texts(fields: Mapping[str, str | int]) -> dict[str, str | int]:
+    return {
+        _storable_text(name): _storable_text(value) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+
+
+def _storable_text(text: str) -> str:
+    return "".join(
+        ["\N{REPLACEMENT CHARACTER}" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in text]
+    )

@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from sessiondb.core.events import Event, EventClass, Seal
+from sessiondb.core.events import Event, EventClass, Seal, storable
 
 GENESIS = bytes(32)
 SALT_BYTES = 16
@@ -66,7 +66,11 @@ def digest(event: Event, seal: Seal) -> bytes:
 
 
 def seal(event: Event, stream: str, seq: int, previous: bytes) -> tuple[Event, bytes]:
-    """``event`` as the ``seq``-th of ``stream``, after the one of the digest ``previous``; and its own digest."""
+    """``event`` as the ``seq``-th of ``stream``, after the one of the digest ``previous``; and its own digest.
+
+    Characters that not every database can hold (see ``storable``) are replaced.
+    """
+    event = storable(event)
     salts = secrets.token_bytes(3 * SALT_BYTES)
     who = actor = where = b""
     who_salt = actor_salt = where_salt = None

@@ -23,10 +23,15 @@ async def _trail(store: Store, stream: str) -> list[Event]:
 
 
 async def seals_come_back_as_they_were(kit: Kit) -> None:
-    """With every event, whether it has all personal fields or none, by ``events`` and by ``trail``."""
+    """With every event, whether it has all personal fields or none, by ``events`` and by ``trail``.
+
+    Also where somebody has sent characters that not every database can hold.
+    """
     store = await kit.store()
     full = kit.event(sid=kit.record().sid, user_id="é", actor="bob", ip="192.0.2.1", personal={"a": 1}, reason="r")
     events = [full, kit.event(), kit.event(actor="eve"), kit.event(user_id="ann"), kit.event(personal={"x": ""})]
+    hostile = "\0'\"\\\ud800\N{COOKIE}"
+    events.append(kit.event(reason=hostile, ip=hostile, details={hostile: hostile}, personal={hostile: hostile}))
     await store.append(events)
     found = (await store.events(EventQuery())).events[::-1]
     equal(list(found), events, "the events")
