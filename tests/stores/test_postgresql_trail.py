@@ -302,11 +302,22 @@ async def test_streams_and_pages_of_them_cost_what_they_show(url: str, sql: Any)
         (EventQuery(since=(EVENTS - 30) * 1_000_000), "events_at"),
         (EventQuery(since=9_000_000_000, until=9_030_000_000), "events_at"),
         (EventQuery(until=30_000_000), "events_at"),
+        (EventQuery(until=900_000_000), "events_at"),
+        (EventQuery(until=(EVENTS - 1_500) * 1_000_000), "events_pkey"),
         (EventQuery(since=100_000_000), "events_pkey"),
         (EventQuery(), "events_pkey"),
         (EventQuery(user_id="u7", since=1_000_000), "events_user"),
     ],
-    ids=["the last moments", "a moment long ago", "the first moments", "all but the first", "all", "of a user"],
+    ids=[
+        "the last moments",
+        "a moment long ago",
+        "the first moments",
+        "the first of twenty",
+        "all but the last",
+        "all but the first",
+        "all",
+        "of a user",
+    ],
 )
 async def test_times_are_looked_for_where_they_are_found_soonest(
     url: str, sql: Any, query: EventQuery, index: str

@@ -17,7 +17,7 @@ from sessiondb.core.change import Applied
 from sessiondb.core.errors import SessionDataError, StoreError
 from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.sealing import Lane
-from sessiondb.stores import _sqlite_trail
+from sessiondb.stores import _windows
 from sessiondb.stores.base import EventQuery, NotTogether, Position
 from sessiondb.stores.memory import MemoryStore
 from sessiondb.stores.sqlite import SQLiteStore
@@ -148,6 +148,9 @@ async def test_streams_are_found_without_reading_their_events(store: SQLiteStore
         EventQuery(since=15_000, until=15_005, limit=10),
         EventQuery(since=15_000, until=15_005, after=20_000, limit=10),
         EventQuery(until=15_000, after=15_500, limit=10),
+        EventQuery(until=29_000, limit=10),
+        EventQuery(until=900, limit=10),
+        EventQuery(until=900, type=EventType.LOGIN, limit=10),
         EventQuery(type=EventType.LOGIN, since=29_990, limit=20),
     ],
     ids=str,
@@ -210,11 +213,11 @@ def test_events_are_found_as_the_reference_finds_them(
                     )
             await store.close()
 
-    before, _sqlite_trail.RECENT = _sqlite_trail.RECENT, recent
+    before, _windows.FIRST = _windows.FIRST, recent
     try:
         asyncio.run(run())
     finally:
-        _sqlite_trail.RECENT = before
+        _windows.FIRST = before
 
 
 async def test_an_event_of_a_newer_version_is_read(store: SQLiteStore) -> None:

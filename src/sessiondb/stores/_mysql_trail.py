@@ -14,6 +14,7 @@ from sessiondb.core.sealing import GROUPS, Group
 from sessiondb.stores._mysql_connection import Connection, blob, number, text
 from sessiondb.stores._mysql_parts import Again
 from sessiondb.stores._mysql_rows import Statements
+from sessiondb.stores._windows import attempts
 from sessiondb.stores.base import EventPage, EventQuery, Position, Stream
 
 PART = 500  # of one transaction
@@ -125,23 +126,55 @@ async def page(sql: Statements, connection: Connection, query: EventQuery) -> Ev
     """See ``Store.events``."""
     about = [("user_id", query.user_id), ("sid", query.sid), ("actor", query.actor)]
     conditions = [f"{name} = {_exact(value)}" for name, value in about if value is not None]
-    is_window = not conditions and query.since is not None and query.until is not None
+    is_of_time = not conditions and not (query.since is None and query.until is None)
     if query.type is not None:
         conditions.append(f"type = {text(query.type)}")
-    for condition, bound in (("at >=", query.since), ("at <", query.until), ("id <", query.after)):
-        if bound is not None:
-            conditions.append(f"{condition} {bound:d}")
-    newest = f"WHERE {' AND '.join(['TRUE', *conditions])} ORDER BY id DESC LIMIT {query.limit + 1:d}"
-    statement = f"SELECT id, {_NAMES} FROM {sql.events} {newest}"
-    if is_window:
-        # Left alone, the planner takes times for spread evenly, and walks from the newest event back to the window.
-        found = f"SELECT id FROM {sql.events} FORCE INDEX ({sql.events}_at) {newest}"
-        names = ", ".join(f"e.{name}" for name in ("id", *_COLUMNS))
-        statement = f"SELECT {names} FROM ({found}) AS f JOIN {sql.events} AS e ON e.id = f.id ORDER BY e.id DESC"
-    [answer] = await connection.run([statement])
-    shown = answer.rows[: query.limit]
-    more = len(answer.rows) > len(shown) > 0
+    conditions += _times(query)
+    if query.after is not None:
+        conditions.append(f"id < {query.after:d}")
+    newest = f"ORDER BY id DESC LIMIT {query.limit + 1:d}"
+    if is_of_time:
+        rows = await _of_time(sql, connection, query, conditions, newest)
+    else:
+        where = " AND ".join(["TRUE", *conditions])
+        [answer] = await connection.run([f"SELECT id, {_NAMES} FROM {sql.events} WHERE {where} {newest}"])
+        rows = answer.rows
+    shown = rows[: query.limit]
+    more = len(rows) > len(shown) > 0
     return EventPage([_to_event(row[1:]) for row in shown], shown[-1][0] if more else None)
+
+
+def _times(query: EventQuery) -> list[str]:
+    bounds = (("at >=", query.since), ("at <", query.until))
+    return [f"{condition} {bound:d}" for condition, bound in bounds if bound is not None]
+
+
+async def _of_time(
+    sql: Statements, connection: Connection, query: EventQuery, conditions: Sequence[str], newest: str
+) -> Sequence[Any]:
+    """The rows of a page and one more, if there is one; see ``attempts``."""
+    below = query.after
+    if below is None:
+        [last] = await connection.run([f"SELECT COALESCE(MAX(id), 0) FROM {sql.events}"])
+        below = last.rows[0][0] + 1
+    where = " AND ".join(conditions)
+    for lowest, most in attempts(below):
+        [walked] = await connection.run(
+            [f"SELECT id, {_NAMES} FROM {sql.events} FORCE INDEX (PRIMARY) WHERE {where} AND id >= {lowest:d} {newest}"]
+        )
+        if len(walked.rows) > query.limit or lowest == 0:
+            break
+        by_time = f"{sql.events} FORCE INDEX ({sql.events}_at)"
+        held = f"SELECT 1 FROM {by_time} WHERE {' AND '.join(_times(query))} LIMIT {most:d}"
+        [counted] = await connection.run([f"SELECT COUNT(*) FROM ({held}) AS held"])
+        if counted.rows[0][0] < most:
+            names = ", ".join(f"e.{name}" for name in ("id", *_COLUMNS))
+            found = f"SELECT id FROM {by_time} WHERE {where} {newest}"
+            [walked] = await connection.run(
+                [f"SELECT {names} FROM ({found}) AS f JOIN {sql.events} AS e ON e.id = f.id ORDER BY e.id DESC"]
+            )
+            break
+    return walked.rows
 
 
 async def streams(sql: Statements, connection: Connection) -> list[Stream]:

@@ -13,6 +13,7 @@ import msgspec
 from sessiondb.core.events import Event, Seal
 from sessiondb.core.sealing import GROUPS, Group
 from sessiondb.stores._postgresql_statements import EVENT_COLUMNS, Statements
+from sessiondb.stores._windows import attempts
 from sessiondb.stores.base import EventPage, EventQuery, Position, Stream
 
 # Rows that one statement deletes, so that nobody who appends waits behind it.
@@ -63,28 +64,61 @@ async def taken(sql: Statements, connection: Any, events: Sequence[Event]) -> Po
 
 async def events(sql: Statements, connection: Any, query: EventQuery) -> EventPage:
     """See ``Store.events``."""
-    conditions = ["true"]
-    values: list[object] = []
-    for condition, value in (
-        ("user_id = ", query.user_id),
-        ("sid = ", query.sid),
-        ("actor = ", query.actor),
-        ("type = ", query.type),
-        ("at >= ", query.since),
-        ("at < ", query.until),
-        ("id < ", query.after),
-    ):
-        if value is not None:
-            values.append(value)
-            conditions.append(f"{condition}${len(values)}")
-    values.append(query.limit + 1)
-    found = await connection.fetch(
-        f"SELECT id, {EVENT_COLUMNS} FROM {sql.events} "
-        f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ${len(values)}::bigint",
-        *values,
-    )
+    about = (("user_id =", query.user_id), ("sid =", query.sid), ("actor =", query.actor))
+    times = (("at >=", query.since), ("at <", query.until))
+    if all(value is None for _, value in about) and any(value is not None for _, value in times):
+        found = await _of_time(sql, connection, query, times)
+    else:
+        where, values = _where(*about, *times, ("type =", query.type), ("id <", query.after))
+        found = await _page(sql, connection, where, values, query.limit)
     shown = found[: query.limit]
     return EventPage([to_event(row[1:]) for row in shown], shown[-1][0] if len(found) > len(shown) > 0 else None)
+
+
+def _where(*conditions: tuple[str, object]) -> tuple[str, list[object]]:
+    """The conditions that have a value, as SQL."""
+    given = [(condition, value) for condition, value in conditions if value is not None]
+    parts = [f"{condition} ${number}" for number, (condition, _) in enumerate(given, 1)]
+    return " AND ".join(parts) or "true", [value for _, value in given]
+
+
+async def _page(sql: Statements, connection: Any, where: str, values: list[object], limit: int) -> list[Any]:
+    """The rows of a page and one more, if there is one."""
+    found: list[Any] = await connection.fetch(
+        f"SELECT id, {EVENT_COLUMNS} FROM {sql.events} WHERE {where} ORDER BY id DESC LIMIT ${len(values) + 1}::bigint",
+        *values,
+        limit + 1,
+    )
+    return found
+
+
+async def _of_time(
+    sql: Statements, connection: Any, query: EventQuery, times: Sequence[tuple[str, int | None]]
+) -> list[Any]:
+    """As ``_page``, of a time; see ``attempts``."""
+    below = query.after
+    if below is None:
+        below = await connection.fetchval(f"SELECT coalesce(max(id), 0) FROM {sql.events}") + 1
+    wanted = (*times, ("type =", query.type))
+    of_time, moments = _where(*times)
+    for lowest, most in attempts(below):
+        where, values = _where(("id >=", lowest), ("id <", below), *wanted)
+        found = await _page(sql, connection, where, values, query.limit)
+        if len(found) > query.limit or lowest == 0:
+            break
+        # In an order that only the index has: by what it has counted, the server might read the table from its start.
+        held = f"SELECT at FROM {sql.events} WHERE {of_time} ORDER BY at DESC LIMIT ${len(moments) + 1}::bigint"
+        if await connection.fetchval(f"SELECT count(*) FROM ({held}) AS held", *moments, most) < most:
+            where, values = _where(("id <", below), *wanted)
+            ids = f"SELECT id FROM {sql.events} WHERE {where}"
+            where = f"id = ANY (ARRAY(SELECT id FROM held ORDER BY id DESC LIMIT {query.limit + 1:d}))"
+            found = await connection.fetch(
+                f"WITH held AS MATERIALIZED ({ids} ORDER BY at DESC LIMIT {most:d}) "
+                f"SELECT id, {EVENT_COLUMNS} FROM {sql.events} WHERE {where} ORDER BY id DESC",
+                *values,
+            )
+            break
+    return found
 
 
 async def streams(sql: Statements, connection: Any) -> list[Stream]:

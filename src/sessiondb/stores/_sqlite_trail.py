@@ -15,10 +15,10 @@ from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event, Seal
 from sessiondb.core.sealing import Group
 from sessiondb.stores._sqlite_rows import insert
+from sessiondb.stores._windows import attempts
 from sessiondb.stores.base import EventPage, EventQuery, Position, Stream, place_taken
 
 AT_ONCE = 500  # events that one transaction purges or blanks, so that other processes get their turn
-RECENT = 2000  # of the newest events, those that are looked at one by one before the index by time is asked
 
 _PLAIN = ("at", "type", "sid", "user_id", "actor", "reason", "ip")
 _JSON = ("details", "personal")
@@ -112,14 +112,15 @@ class Trail:
         columns = {column for column, _, _ in conditions}
         if "at" not in columns or columns & {"user_id", "sid", "actor"}:
             return self._newest(connection, conditions, query.limit)
-        # Most ask for what is new, or go on where the page before has ended.
         [last] = connection.execute(f"SELECT max(id) FROM {self.events}").fetchone()
         below = (last or 0) + 1 if query.after is None else query.after
-        recent = [*conditions, ("id", ">=", below - RECENT)]
-        found = self._newest(connection, recent, query.limit)
-        if len(found) > query.limit or below <= RECENT:
-            return found
-        return self._of_time(connection, conditions, query.limit)
+        for lowest, most in attempts(below):
+            found = self._newest(connection, [*conditions, ("id", ">=", lowest)], query.limit)
+            if len(found) > query.limit or lowest == 0:
+                break
+            if self._is_short(connection, query, most):
+                return self._of_time(connection, conditions, query.limit)
+        return found
 
     def _newest(self, connection: sqlite3.Connection, conditions: list[Condition], limit: int) -> list[Any]:
         """Walk from the newest to the oldest."""
@@ -127,6 +128,14 @@ class Trail:
         return connection.execute(
             f"{self._select} WHERE 1{where} ORDER BY id DESC LIMIT ?", (*values, limit + 1)
         ).fetchall()
+
+    def _is_short(self, connection: sqlite3.Connection, query: EventQuery, most: int) -> bool:
+        """Whether less than ``most`` events are of that time, of whatever type."""
+        times = [("at", ">=", query.since), ("at", "<", query.until)]
+        where, values = _where([one for one in times if one[2] is not None], "id")
+        found = f"SELECT 1 FROM {self.events} INDEXED BY {self.events}_at WHERE 1{where} LIMIT ?"
+        [count] = connection.execute(f"SELECT count(*) FROM ({found})", (*values, most)).fetchone()
+        return int(count) < most
 
     def _of_time(self, connection: sqlite3.Connection, conditions: list[Condition], limit: int) -> list[Any]:
         """Look at all of that time by its index, which has their ids too: only the rows of the page are read."""
