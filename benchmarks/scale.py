@@ -86,7 +86,7 @@ def main() -> None:
             server.add(options.options)
             try:
                 if options.sweep is not None:
-                    found[name] = sweep(target.title, server, options.sweep)
+                    found[name] = sweep(target, server, options.sweep)
                 else:
                     grown = asyncio.run(grow(target, server, sizes, options.rounds))
                     print(table(target, grown), flush=True)

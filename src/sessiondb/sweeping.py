@@ -17,8 +17,14 @@ from sessiondb.timers import Timers
 if TYPE_CHECKING:
     from sessiondb.runtime import Runtime
 
-SWEEP_REST = 0.02
+SWEEP_REST = 0.02  # seconds between two passes, at least
+RESTS = 3  # times as long as a pass took: a quarter of what the database can do goes to sweeping, at most
 NOTE_EVERY = 60.0
+
+
+def rest_after(took: float) -> float:
+    """How long to leave the database to the requests after a pass that ``took`` so long; in seconds."""
+    return max(SWEEP_REST, RESTS * took)
 
 
 class Sweeping:
@@ -77,8 +83,7 @@ class Sweeping:
         while more:
             began_at = time.monotonic()
             more = (await self.sweep(in_turn=True)).more
-            # A pause as long as the pass itself leaves at least half of the database to the requests.
-            await asyncio.sleep(max(SWEEP_REST, time.monotonic() - began_at) if more else 0)
+            await asyncio.sleep(rest_after(time.monotonic() - began_at) if more else 0)
 
     async def _note_lifetimes(self) -> None:
         if self._lowering is None:

@@ -75,9 +75,10 @@ class RedisStore:
 
     def __init__(self, url: str) -> None:
         self._settings = parse(url)
-        # Events are on another node of a cluster than the session: together they take four round trips.
+        # Events are on another node of a cluster than the session: together they take four round trips. A pass of the
+        # sweeper is many commands, and a server does what one connection has sent before it turns to the next.
         self.batching = Batching(
-            loads=128, changes=64, in_flight=4, touches=128, together=not self._settings.of_cluster
+            loads=128, changes=64, in_flight=4, sweep=100, touches=128, together=not self._settings.of_cluster
         )
         self.keys = Keys(self._settings.prefix)
         self.met = users.Met()
