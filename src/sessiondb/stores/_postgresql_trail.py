@@ -78,8 +78,8 @@ async def events(sql: Statements, connection: Any, query: EventQuery) -> EventPa
 def _where(*conditions: tuple[str, object]) -> tuple[str, list[object]]:
     """The conditions that have a value, as SQL."""
     given = [(condition, value) for condition, value in conditions if value is not None]
-    parts = [f"{condition} ${number}" for number, (condition, _) in enumerate(given, 1)]
-    return " AND ".join(parts) or "true", [value for _, value in given]
+    parts = [f" AND {condition} ${number}" for number, (condition, _) in enumerate(given, 1)]
+    return f"true{''.join(parts)}", [value for _, value in given]
 
 
 async def _page(sql: Statements, connection: Any, where: str, values: list[object], limit: int) -> list[Any]:
@@ -98,7 +98,8 @@ async def _of_time(
     """As ``_page``, of a time; see ``attempts``."""
     below = query.after
     if below is None:
-        below = await connection.fetchval(f"SELECT coalesce(max(id), 0) FROM {sql.events}") + 1
+        last = await connection.fetchval(f"SELECT id FROM {sql.events} WHERE true ORDER BY id DESC LIMIT 1")
+        below = (last or 0) + 1
     wanted = (*times, ("type =", query.type))
     of_time, moments = _where(*times)
     for lowest, most in attempts(below):
