@@ -211,7 +211,7 @@ class TestStreams:
     async def test_an_event_that_cannot_be_sealed_fails_its_own_change_alone(self) -> None:
         chain = await opened()
         good, bad = record(), record()
-        odd = dataclasses.replace(event(1, bad.sid), reason="\ud800")
+        odd = dataclasses.replace(event(1, bad.sid), details={"n": object()})
         [first, second] = await chain.store.apply([Create(good), Create(bad)], [event(0, good.sid), odd])
         assert first == Applied(1)
         assert isinstance(second, StoreError)

@@ -225,7 +225,7 @@ class ChainingStore(DelegatingStore):
                 self._give_back(lanes, ())
                 kinds = ", ".join(sorted({str(event.type) for event in group}))
                 raise NotTogether(
-                    f"An event of {kinds} holds what cannot be written as JSON: use valid Unicode and whole numbers."
+                    f"An event of {kinds} holds what cannot be written as JSON: use text and whole numbers."
                 ) from error
         return lanes, sealed
 
