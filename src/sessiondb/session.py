@@ -273,7 +273,8 @@ class Session(SessionDict):
 
         ``change`` gets a plain ``dict``, changes it in place, and may run several times; it may be ``async``. It
         sees what this request has staged. Returns what ``change`` returned. Raises ``SessionEnded``, or
-        ``StoreError`` with ``outcome="conflict"`` after 32 tries or ``"unknown"`` if the reply was lost.
+        ``StoreError`` with ``outcome="conflict"`` after 100 tries or the ``timeout`` of the ``SessionDB``, or
+        ``"unknown"`` if the reply was lost.
         """
         return await modify.modify(self, self._use(), change)
 

@@ -111,7 +111,7 @@ async def test_no_write_is_lost_to_it(url: str) -> None:
                         await session.modify(lambda data: data.update(n=data["n"] + 1))
                     return
                 except StoreError as error:
-                    # On a busy machine others may come first 32 times; then nothing has been written.
+                    # On a busy machine others may come first every time; then nothing has been written.
                     if error.outcome != "conflict":
                         raise
 

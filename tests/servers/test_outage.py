@@ -210,8 +210,10 @@ async def test_a_file_that_is_replaced_by_something_else_is_noticed_told_and_men
             assert is_unavailable(await opened.visitor().post("/put", {"a": 1}))
         await opened.outsiders_are_served()
         complaints = opened.complaints()
-        assert len(complaints) == 2, complaints
-        assert all("is no SQLite database" in line and "move it away" in line for line in complaints)
+        told = [line for line in complaints if "is no SQLite database" in line and "move it away" in line]
+        assert len(told) == 2, complaints  # of reading and of writing
+        # In the background somebody may have met the moment in which there was no file.
+        assert len(complaints) <= 4, complaints
         opened.database.unlink()
         await eventually(opened.writing_works)
         # Sessions begin anew: the old token opens nothing, and what was written made a new session.
