@@ -152,29 +152,31 @@ def _times(query: EventQuery) -> list[str]:
 async def _of_time(
     sql: Statements, connection: Connection, query: EventQuery, conditions: Sequence[str], newest: str
 ) -> Sequence[Any]:
-    """The rows of a page and one more, if there is one; see ``attempts``."""
+    """The rows of a page and one more, if there is one: of a window by its index, else see ``attempts``."""
+    where = " AND ".join(conditions)
+    by_time = f"{sql.events} FORCE INDEX ({sql.events}_at)"
+    names = ", ".join(f"e.{name}" for name in ("id", *_COLUMNS))
+    found = f"SELECT id FROM {by_time} WHERE {where} {newest}"
+    read = f"SELECT {names} FROM ({found}) AS f JOIN {sql.events} AS e ON e.id = f.id ORDER BY e.id DESC"
+    if query.since is not None and query.until is not None:
+        [answer] = await connection.run([read])
+        return answer.rows
     below = query.after
     if below is None:
         [last] = await connection.run([f"SELECT COALESCE(MAX(id), 0) FROM {sql.events}"])
         below = last.rows[0][0] + 1
-    where = " AND ".join(conditions)
+    held = f"SELECT 1 FROM {by_time} WHERE {' AND '.join(_times(query))}"
     for lowest, most in attempts(below):
-        [walked] = await connection.run(
+        [answer] = await connection.run(
             [f"SELECT id, {_NAMES} FROM {sql.events} FORCE INDEX (PRIMARY) WHERE {where} AND id >= {lowest:d} {newest}"]
         )
-        if len(walked.rows) > query.limit or lowest == 0:
+        if len(answer.rows) > query.limit or lowest == 0:
             break
-        by_time = f"{sql.events} FORCE INDEX ({sql.events}_at)"
-        held = f"SELECT 1 FROM {by_time} WHERE {' AND '.join(_times(query))} LIMIT {most:d}"
-        [counted] = await connection.run([f"SELECT COUNT(*) FROM ({held}) AS held"])
+        [counted] = await connection.run([f"SELECT COUNT(*) FROM ({held} LIMIT {most:d}) AS held"])
         if counted.rows[0][0] < most:
-            names = ", ".join(f"e.{name}" for name in ("id", *_COLUMNS))
-            found = f"SELECT id FROM {by_time} WHERE {where} {newest}"
-            [walked] = await connection.run(
-                [f"SELECT {names} FROM ({found}) AS f JOIN {sql.events} AS e ON e.id = f.id ORDER BY e.id DESC"]
-            )
+            [answer] = await connection.run([read])
             break
-    return walked.rows
+    return answer.rows
 
 
 async def streams(sql: Statements, connection: Connection) -> list[Stream]:
