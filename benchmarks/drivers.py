@@ -23,11 +23,15 @@ from benchmarks.variants import PROFILE
 
 @dataclass(frozen=True)
 class Driver:
-    """``read(sid)`` is the row, or nothing; ``write(sid, number)`` puts a number into its data; ``pool``: its pool."""
+    """``read(sid)`` is the row, or nothing; ``write(sid, number)`` puts a number into its data; ``pool``: its pool.
+
+    ``blocks``: the event loop stands still meanwhile.
+    """
 
     read: Callable[[str], Awaitable[object]]
     write: Callable[[str, int], Awaitable[object]]
     pool: str
+    blocks: bool = False
 
 
 def _data(number: int) -> str:
@@ -41,7 +45,7 @@ Opener = Callable[[str, int], AbstractAsyncContextManager[Driver]]
 
 @asynccontextmanager
 async def sqlite(url: str, callers: int) -> AsyncIterator[Driver]:
-    """``sqlite3``: one caller on its own thread, several by a thread of the database's, as they must not block."""
+    """``sqlite3``: one caller blocks the loop, several ask a thread of the database's, as an app has to."""
     path = url.removeprefix("sqlite:///").partition("?")[0]
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
     connection.execute("PRAGMA synchronous = FULL")
@@ -65,7 +69,8 @@ async def sqlite(url: str, callers: int) -> AsyncIterator[Driver]:
                 write_now(sid, number) if callers == 1 else await loop.run_in_executor(thread, write_now, sid, number)
             )
 
-        yield Driver(read, write, "sqlite3, one connection")
+        how = "which blocks the loop" if callers == 1 else "by a thread"
+        yield Driver(read, write, f"sqlite3, one connection, {how}", blocks=callers == 1)
     connection.close()
 
 

@@ -280,8 +280,13 @@ def test_the_micro_benchmark_ends_with_a_table(tmp_path: Path, capsys: pytest.Ca
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     pairs = [
-        (one["database"], one["call"], one["callers"]) for one in json.loads(kept.read_text(encoding="utf-8"))["pairs"]
+        (one["database"], one["call"], one["callers"], one["blocks"])
+        for one in json.loads(kept.read_text(encoding="utf-8"))["pairs"]
     ]
-    assert pairs == [(name, call, n) for name in ("SQLite", "PostgreSQL") for n in (1, 8) for call in ("load", "apply")]
-    assert done.stdout.count("µs on top of p50, at most +60") == 4
+    assert pairs == [
+        *(("SQLite", call, 1, blocks) for call in ("load", "apply") for blocks in (True, False)),
+        *(("SQLite", call, 8, False) for call in ("load", "apply")),
+        *(("PostgreSQL", call, n, False) for n in (1, 8) for call in ("load", "apply")),
+    ]
+    assert done.stdout.count("µs on top of p50, at most +60") == 6
     assert done.stdout.count("× p99, at most 1") == 4

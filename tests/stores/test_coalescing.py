@@ -924,6 +924,20 @@ class TestClosing:
         assert messages == {"Task was destroyed but it is pending!"}  # asyncio's own complaint
         caplog.clear()
 
+    @pytest.mark.parametrize("call", ["load", "apply"])
+    async def test_what_is_cancelled_before_it_begins_is_done_by_another(
+        self, store: CoalescingStore, inner: HeldStore, call: str
+    ) -> None:
+        """As when a loop shuts down: whoever cleans up meanwhile is served."""
+        before = asyncio.all_tasks()
+        asked = start(store, put(A.sid, a=1)) if call == "apply" else asyncio.ensure_future(store.load([A.sid]))
+        await asyncio.sleep(0)
+        [batch] = asyncio.all_tasks() - before - {asked}
+        batch.cancel()
+        assert await asyncio.wait_for(asked, 5) == ([Applied(2)] if call == "apply" else [A])
+        assert (len(inner.applies), len(inner.loads)) == ((1, 0) if call == "apply" else (0, 1))
+        assert await store.apply([put(B.sid, b=1)]) == [Applied(2)]
+
     async def test_a_cancelled_batch_fails_its_callers(self, store: CoalescingStore, inner: HeldStore) -> None:
         before = asyncio.all_tasks()
         inner.apply_question.shut()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from databases import url_of
-from sessiondb.stores._pool import Pool
+from sessiondb.stores._pool import Loan, Pool
 from sessiondb.stores._redis_connection import Connection
 from sessiondb.stores._redis_nodes import SingleServer
 from sessiondb.stores._redis_url import parse
@@ -100,3 +100,49 @@ async def test_closing_that_is_given_up_leaves_no_connection_open() -> None:
     with pytest.raises(asyncio.CancelledError):
         await closing
     assert all(one.is_closed() for one in made)
+
+
+async def test_no_failure_takes_a_slot_along() -> None:
+    pool, made = make_pool(size=1)
+    right, pool._connect = pool._connect, refused
+    with pytest.raises(ConnectionRefusedError):
+        async with pool.connection():
+            pass
+    pool._connect = right
+    for error in (ValueError, OSError, asyncio.CancelledError):
+        with pytest.raises(error):
+            async with pool.connection():
+                raise error
+    await asyncio.wait_for(lend(pool, 1), 5)
+    assert len(made) == 3  # one for the first two, and one after each that was interrupted
+    await pool.close()
+
+
+async def refused() -> Connection:
+    raise ConnectionRefusedError
+
+
+@pytest.mark.parametrize("worse", [OSError, asyncio.CancelledError, RuntimeError])
+async def test_what_fails_while_a_connection_is_mended_takes_the_place_of_the_error(
+    worse: type[BaseException],
+) -> None:
+    failures: list[Exception] = []
+
+    class Mended(Loan[Connection]):
+        async def mend(self, error: Exception) -> None:
+            assert isinstance(error, ValueError)
+            raise worse
+
+        def failed(self, error: Exception, *, connected: bool) -> None:
+            assert connected
+            failures.append(error)
+
+    pool, made = make_pool(size=1)
+    with pytest.raises(worse) as raised:
+        async with Mended(pool):
+            raise ValueError("mine")
+    assert isinstance(raised.value.__context__, ValueError)
+    assert failures == ([raised.value] if isinstance(raised.value, Exception) else [])
+    assert made[0].is_closed() is (worse is not RuntimeError)
+    await asyncio.wait_for(lend(pool, 1), 5)
+    await pool.close()

@@ -6,10 +6,10 @@ Values are written into the SQL as hexadecimal literals: no quoting to get wrong
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import asyncmy
+import msgspec
 from asyncmy import errors
 from asyncmy.constants.CLIENT import FOUND_ROWS, MULTI_STATEMENTS
 
@@ -25,8 +25,7 @@ _COMMAND = 1  # the byte before the SQL
 _LEAST = 1024  # of max_allowed_packet
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What one statement answered: how many rows it matched, ``LAST_INSERT_ID``, and the rows it found."""
 
     affected: int

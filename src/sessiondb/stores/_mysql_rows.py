@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from sessiondb.core.change import Change, Create, End, Touch, Update
@@ -29,6 +30,7 @@ def sid_sql(sid: str) -> str:
     return f"x'{sid.replace('-', '')}'"
 
 
+@cache
 def columns(*, data: bool = True) -> str:
     """The columns of a record, in its order. Without ``data`` that is an empty object."""
     return ", ".join("'{}' AS data" if name == "data" and not data else name for name in _COLUMNS)

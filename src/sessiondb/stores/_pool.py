@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 
@@ -40,24 +40,32 @@ class Pool(Generic[C]):
         self._idle: list[C] = []
         self._closed = False
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[C]:
-        """A connection for one use."""
-        async with self._slots:
-            connection = await self._take()
-            try:
-                yield connection
-            except BaseException as error:
+    def connection(self) -> Loan[C]:
+        """A connection for one use: ``async with pool.connection() as connection``."""
+        return Loan(self)
+
+    async def borrow(self) -> C:
+        """A connection, which has to be given back whatever happens."""
+        await self._slots.acquire()
+        try:
+            return await self._take()
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def give_back(self, connection: C, error: BaseException | None) -> None:
+        """``error``: what its use ended with."""
+        try:
+            if error is not None and (isinstance(error, OSError) or not isinstance(error, Exception)):
                 # Interrupted, cancelled, timed out: the answer has not been read, and would be taken for the next one.
-                if isinstance(error, OSError) or not isinstance(error, Exception):
-                    connection.terminate()
-                    self.drop_idle()
-                raise
-            finally:
-                if connection.is_closed() or self._closed:
-                    connection.terminate()
-                else:
-                    self._idle.append(connection)
+                connection.terminate()
+                self.drop_idle()
+            if connection.is_closed() or self._closed:
+                connection.terminate()
+            else:
+                self._idle.append(connection)
+        finally:
+            self._slots.release()
 
     def drop_idle(self) -> None:
         """Use none of the idle connections again."""
@@ -91,3 +99,46 @@ class Pool(Generic[C]):
                 return connection
             connection.terminate()  # the server has closed its side only
         return await self._connect()
+
+
+class Loan(Generic[C]):
+    """A connection for one use. A class, because a generator costs each call three times as much."""
+
+    __slots__ = ("connection", "pool")
+
+    connection: C
+
+    def __init__(self, pool: Pool[C]) -> None:
+        self.pool = pool
+
+    async def __aenter__(self) -> C:
+        try:
+            self.connection = connection = await self.pool.borrow()
+        except Exception as error:
+            self.failed(error, connected=False)
+            raise
+        return connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.pool.give_back(self.connection, None)
+            return
+        ended_with = error
+        if isinstance(error, Exception):
+            try:
+                await self.mend(error)
+            except BaseException as worse:
+                ended_with = worse
+        self.pool.give_back(self.connection, ended_with)
+        if isinstance(ended_with, Exception):
+            self.failed(ended_with, connected=True)
+        if ended_with is not error:
+            raise ended_with
+
+    async def mend(self, error: Exception) -> None:
+        """Make the connection fit for others after ``error``, or terminate it; what this raises takes its place."""
+
+    def failed(self, error: Exception, *, connected: bool) -> None:
+        """Raise what is to be raised instead of ``error``, if anything is; ``connected``: it came while in use."""

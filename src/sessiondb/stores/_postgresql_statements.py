@@ -100,6 +100,8 @@ class Statements:
         self.sheets = f"{prefix}sheets"
         self.meta = f"{prefix}meta"
         self.load = f"SELECT {columns()} FROM {self.sessions} WHERE sid = ANY($1::uuid[])"
+        # The plan for any list of sids is taken for one of ten, so a list of one is planned anew each time.
+        self.load_one = f"SELECT {columns()} FROM {self.sessions} WHERE sid = $1::uuid"
         self.touch = _TOUCHES.format(sessions=self.sessions, clients="", names="", client="")
         self.touch_with_clients = _TOUCHES.format(
             sessions=self.sessions,

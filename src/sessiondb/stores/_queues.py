@@ -46,10 +46,11 @@ class LoadBatch(Batch):
 class Loads:
     """Loads that have not been sent: one entry per sid, whoever asks."""
 
-    __slots__ = ("_loop", "_most", "_queued", "_store")
+    __slots__ = ("_loop", "_most", "_name", "_queued", "_store")
 
     def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
+        self._name = store.name
         self._most = store.batching.loads
         self._loop = loop
         self._queued: dict[Sid, tuple[float, list[Loaded]]] = {}
@@ -104,7 +105,7 @@ class Loads:
             try:
                 await self._load(alone)
             except Exception as error:
-                self.fail(alone, as_store_error(error, self._store.name, "not_applied"))
+                self.fail(alone, as_store_error(error, self._name, "not_applied"))
 
     async def _load(self, batch: LoadBatch) -> None:
         records: Sequence[Record | StoreUnavailable | None]
@@ -112,10 +113,10 @@ class Loads:
             records = await self._store.load(batch.sids)
         except PartlyLoaded as error:
             records = error.records
-        check_length(self._store.name, len(batch.sids), len(records), "not_applied")
+        check_length(self._name, len(batch.sids), len(records), "not_applied")
         for sid, waiters, record in zip(batch.sids, batch.waiters, records, strict=True):
             if isinstance(record, Record) and record.sid != sid:
-                raise StoreError(f"The {self._store.name} store answered another session than it was asked for.")
+                raise StoreError(f"The {self._name} store answered another session than it was asked for.")
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(record)
@@ -187,10 +188,11 @@ class Writes:
     no call of the store has a sid twice.
     """
 
-    __slots__ = ("_last", "_loop", "_most", "_ready", "_store", "_unsent")
+    __slots__ = ("_last", "_loop", "_most", "_name", "_ready", "_store", "_unsent")
 
     def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
+        self._name = store.name
         self._most = store.batching.changes
         self._loop = loop
         self._last: dict[Sid, _Write] = {}
@@ -274,12 +276,12 @@ class Writes:
                     if not call.waiter.done():
                         call.waiter.set_result(alone)
                 except Exception as error:
-                    fail_all((call.waiter,), as_store_error(error, self._store.name, "unknown"))
+                    fail_all((call.waiter,), as_store_error(error, self._name, "unknown"))
         return _lost(results)
 
     async def _apply(self, changes: Sequence[Change], events: Sequence[Event]) -> list[ChangeResult]:
         results = await self._store.apply(changes, events)
-        check_length(self._store.name, len(changes), len(results), "unknown")
+        check_length(self._name, len(changes), len(results), "unknown")
         return results
 
     def fail(self, batch: WriteBatch, error: Exception) -> None:

@@ -136,7 +136,9 @@ class Runner(Generic[_B]):
             until = time.monotonic() + _LONGEST_PATIENCE
             self._loop.call_soon(self._gather, _PATIENCE, self._counts.calls, until, self._waits_for)
         else:
-            self._loop.call_soon(self._flush)
+            # A task takes its first step at the end of this turn, so it need not be made then: that is a turn less.
+            leader = self._loop.create_task(self._lead(), context=Context())
+            leader.add_done_callback(self._not_led)
 
     def _gather(self, turns: int, seen: int, until: float, other: Runner[Any] | None) -> None:
         """Flush after ``turns`` turns without another call than the ``seen`` ones, or ``until`` then.
@@ -171,13 +173,41 @@ class Runner(Generic[_B]):
             held.cancel()
         return held is not None
 
+    async def _lead(self) -> None:
+        """Send what this turn has brought, the first batch as this task."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.remove_done_callback(self._not_led)
+        self._stop_gathering()
+        batch = self._next()
+        if batch is not None:
+            self._running[batch] = task
+            self._start()
+            await self._run(batch)
+
+    def _not_led(self, _: asyncio.Task[None]) -> None:
+        # A loop that shuts down has cancelled it before its first step. Whoever still calls is served.
+        self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._stop_gathering()
+        self._start()
+
+    def _stop_gathering(self) -> None:
         self._scheduled = False
         self._let_go()
         self._company = _MEMORY if self._counts.calls - self._seen > 1 else max(0, self._company - 1)
         self._seen = self._counts.calls
-        while len(self._running) < self._slots and (batch := self._queue.take()) is not None:
-            self._counts.batches += 1
+
+    def _next(self) -> _B | None:
+        """What is to be sent next, if there is any and a slot is free."""
+        if len(self._running) >= self._slots or (batch := self._queue.take()) is None:
+            return None
+        self._counts.batches += 1
+        return batch
+
+    def _start(self) -> None:
+        while (batch := self._next()) is not None:
             # A context of its own: a batch belongs to all of its callers, not to the one whose turn it was.
             self._running[batch] = self._loop.create_task(self._run(batch), context=Context())
 

@@ -48,6 +48,12 @@ class Rows:
             "last_seen_at = max(s.last_seen_at, v.column5), client_last = coalesce(v.column6, s.client_last) "
             "FROM (VALUES {rows}) AS v WHERE s.sid = v.column1 AND s.rev = v.column2 AND s.ended_at IS NULL"
         )
+        # One row of values costs a fifth more than no row of values.
+        self._delta = (
+            f"UPDATE {self.sessions} SET rev = rev + 1, last_changes = ?, data = ?, "
+            "last_seen_at = max(last_seen_at, ?), client_last = coalesce(?, client_last) "
+            "WHERE sid = ? AND rev = ? AND ended_at IS NULL"
+        )
         self._touches = (
             f"UPDATE {self.sessions} AS s SET last_seen_at = max(s.last_seen_at, v.column2), "
             "client_last = coalesce(v.column3, s.client_last) "
@@ -129,7 +135,12 @@ class Rows:
         deltas = _deltas(changes)
         if len(deltas) < len(changes) or len(changes) > MOST_ROWS:
             return None
-        if not run(connection, self._deltas, [_delta_row(change, seen, now) for change, seen in deltas]):
+        rows = [_delta_row(change, seen, now) for change, seen in deltas]
+        if len(rows) == 1:
+            sid, rev, *values = rows[0]
+            if connection.executemany(self._delta, [(*values, sid, rev)]).rowcount != 1:
+                return None
+        elif not run(connection, self._deltas, rows):
             return None
         return [Applied(seen.rev + 1) for _, seen in deltas]
 

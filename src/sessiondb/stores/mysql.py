@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import NoReturn, TypeVar
 
 from sessiondb.core.change import Change, Update, all_touch
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
@@ -42,7 +41,7 @@ from sessiondb.stores._mysql_schema import prepare
 from sessiondb.stores._mysql_url import parse
 from sessiondb.stores._mysql_writing import Refused, Results
 from sessiondb.stores._per_loop import PerLoop
-from sessiondb.stores._pool import Pool
+from sessiondb.stores._pool import Loan, Pool
 from sessiondb.stores._touching import settled, touch_all
 from sessiondb.stores.base import (
     Admission,
@@ -67,6 +66,35 @@ from sessiondb.stores.base import (
 
 TRIES = 4
 Answer = TypeVar("Answer")
+
+
+class _Loan(Loan[Connection]):
+    """A connection for one use, whose errors come out as ours; a lost connection with ``outcome``."""
+
+    __slots__ = ("_outcome", "_store")
+
+    def __init__(self, store: MySQLStore, outcome: WriteOutcome) -> None:
+        super().__init__(store._pools.current())
+        self._outcome = outcome
+        self._store = store
+
+    async def mend(self, error: Exception) -> None:
+        if keeps_connection(error) or isinstance(error, (Refused, StoreError, SessionDataError)):
+            await self.connection.roll_back()
+        else:
+            # The others may be as lost as this one.
+            self.connection.terminate()
+            self.pool.drop_idle()
+
+    def failed(self, error: Exception, *, connected: bool) -> NoReturn:
+        store = self._store
+        if lost_tables(error):
+            # Made anew, by the next connection.
+            store._prepared = False
+            self.pool.drop_idle()
+        # What fails before there is a connection has written nothing.
+        found = translated(error, store._settings.where, self._outcome if connected else "not_applied")
+        raise found from (error if found is not error else error.__cause__)
 
 
 class MySQLStore:
@@ -121,32 +149,9 @@ class MySQLStore:
         await prepare(connection, self._settings.prefix)
         self._prepared = True
 
-    @asynccontextmanager
-    async def _connection(self, outcome: WriteOutcome = "not_applied") -> AsyncIterator[Connection]:
+    def _connection(self, outcome: WriteOutcome = "not_applied") -> _Loan:
         """A connection; errors come out as ours, a lost connection with ``outcome``."""
-        pool = self._pools.current()
-        connected = False
-        try:
-            async with pool.connection() as connection:
-                connected = True
-                try:
-                    yield connection
-                except Exception as error:
-                    if keeps_connection(error) or isinstance(error, (Refused, StoreError, SessionDataError)):
-                        await connection.roll_back()
-                    else:
-                        # The others may be as lost as this one.
-                        connection.terminate()
-                        pool.drop_idle()
-                    raise
-        except Exception as error:
-            if lost_tables(error):
-                # Made anew, by the next connection.
-                self._prepared = False
-                pool.drop_idle()
-            # What fails before there is a connection has written nothing.
-            found = translated(error, self._settings.where, outcome if connected else "not_applied")
-            raise found from (error if found is not error else error.__cause__)
+        return _Loan(self, outcome)
 
     async def _again(self, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """What ``work`` returns, which writes; tried again where the server rolled it back only because of others."""

@@ -12,9 +12,8 @@ What is in sessions can be asked in SQL. With an index on it, which costs every 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn
 
 import asyncpg
 
@@ -31,7 +30,7 @@ from sessiondb.stores import _postgresql_sweeping as sweeping
 from sessiondb.stores import _postgresql_trail as trail
 from sessiondb.stores import _postgresql_watching as watching
 from sessiondb.stores._per_loop import PerLoop
-from sessiondb.stores._pool import Pool
+from sessiondb.stores._pool import Loan, Pool
 from sessiondb.stores._postgresql_applying import Applying
 from sessiondb.stores._postgresql_errors import lost_tables, not_copied, translated
 from sessiondb.stores._postgresql_feed import PostgreSQLFeed
@@ -75,6 +74,36 @@ class _Pools:
         """Close all."""
         await self.primary.close()
         await self.replica.close()
+
+
+class _Loan(Loan[Any]):
+    """A connection for one use, whose errors come out as ours; a lost connection with ``outcome``."""
+
+    __slots__ = ("_on_replica", "_outcome", "_store")
+
+    def __init__(self, store: PostgreSQLStore, outcome: WriteOutcome, reading: bool) -> None:
+        pools = store._pools.current()
+        super().__init__(pools.replica if reading else pools.primary)
+        self._on_replica = self.pool is not pools.primary
+        self._outcome = outcome
+        self._store = store
+
+    async def mend(self, error: Exception) -> None:
+        if isinstance(error, asyncpg.InternalClientError):
+            self.connection.terminate()  # it is dying, and does not know yet that it is closed
+
+    def failed(self, error: Exception, *, connected: bool) -> NoReturn:
+        settings = self._store._settings
+        if lost_tables(error):
+            self.pool.drop_idle()
+            if self._on_replica:
+                raise not_copied(str(settings.replica)) from error
+            # Made anew, by the next connection.
+            self._store._prepared = False
+        where = str(settings.replica) if self._on_replica else settings.where
+        # What fails before there is a connection has written nothing.
+        found = translated(error, where, self._outcome if connected else "not_applied")
+        raise found from (error if found is not error else error.__cause__)
 
 
 class PostgreSQLStore:
@@ -145,32 +174,9 @@ class PostgreSQLStore:
         if self._partitioned != month_of(now) and await keep_partitions(connection, self._sql.sessions, now, LOCK):
             self._partitioned = month_of(now)
 
-    @asynccontextmanager
-    async def _connection(self, outcome: WriteOutcome = "not_applied", *, reading: bool = False) -> AsyncIterator[Any]:
+    def _connection(self, outcome: WriteOutcome = "not_applied", *, reading: bool = False) -> _Loan:
         """A connection; errors come out as ours, a lost connection with ``outcome``."""
-        pools = self._pools.current()
-        pool = pools.replica if reading else pools.primary
-        on_replica = pool is not pools.primary
-        connected = False
-        try:
-            async with pool.connection() as connection:
-                connected = True
-                try:
-                    yield connection
-                except asyncpg.InternalClientError:
-                    connection.terminate()  # it is dying, and does not know yet that it is closed
-                    raise
-        except Exception as error:
-            if lost_tables(error):
-                pool.drop_idle()
-                if on_replica:
-                    raise not_copied(str(self._settings.replica)) from error
-                # Made anew, by the next connection.
-                self._prepared = False
-            where = str(self._settings.replica) if on_replica else self._settings.where
-            # What fails before there is a connection has written nothing.
-            found = translated(error, where, outcome if connected else "not_applied")
-            raise found from (error if found is not error else error.__cause__)
+        return _Loan(self, outcome, reading)
 
     def feed(self) -> PostgreSQLFeed | None:
         """See ``HasFeed.feed``. There is none behind a pooler, unless ``?feed=`` leads past it."""
@@ -202,7 +208,11 @@ class PostgreSQLStore:
 
     async def _load(self, sids: Sequence[Sid]) -> dict[Sid, Record]:
         async with self._connection() as connection:
-            return {row[0]: Record(*row) for row in await connection.fetch(self._sql.load, sids)}
+            if len(sids) == 1:
+                rows = await connection.fetch(self._sql.load_one, sids[0])
+            else:
+                rows = await connection.fetch(self._sql.load, sids)
+        return {row[0]: Record(*row) for row in rows}
 
     async def apply(self, changes: Sequence[Change], events: Sequence[Event] = ()) -> list[ChangeResult]:
         """See ``Store.apply``; changes and events are one statement, unless one of them cannot be written."""
