@@ -1,7 +1,8 @@
 # make demo   the demo app: its own environment, two server processes, the story over real HTTP;
 #             with DB=postgresql, mysql, redis or mongodb on that database, whose server is started for it
 # make test   lint, types and all tests: its own environment and everything the tests need; TESTS=tests/web for some,
-#             WORKERS=0 in one process (else one for each processor, each with servers of its own)
+#             WORKERS=0 in one process (else one for each processor, each with servers of its own); make cover: the tests,
+#             and which lines and branches they run, which takes a third longer
 # make bench  the benchmark table, side by side with peers; make bench-databases: the databases side by side;
 #             make bench-report: docs/benchmarks.md and its chart, of what BENCH="--json docs/benchmarks.json" has kept
 # Everything is installed into .venv; PYTHON names the interpreter to make it with (3.11 or newer).
@@ -15,7 +16,7 @@ WORKERS := auto
 DATABASES := sqlite $(patsubst requirements/demo-%.txt,%,$(wildcard requirements/demo-*.txt))
 $(if $(filter $(DB),$(DATABASES)),,$(error DB is '$(DB)'; use one of: $(DATABASES)))
 
-.PHONY: demo test bench bench-databases bench-report docs lint types unit clean
+.PHONY: demo test bench bench-databases bench-report docs lint types unit cover clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.demo-$(DB)
@@ -31,8 +32,10 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
-	$(BIN)/coverage erase
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term $(TESTS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(COVER) $(TESTS)
+
+cover: COVER := --cov --cov-report=term
+cover: unit
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)

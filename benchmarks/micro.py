@@ -61,9 +61,9 @@ class Pair:
     call: str
     callers: int
     pool: str
-    blocks: bool = False
     driver: Side = field(default_factory=Side)
     store: Side = field(default_factory=Side)
+    blocks: bool = False
 
     def on_top(self) -> list[float]:
         """How much longer the store's p50 is, round by round."""
