@@ -133,9 +133,10 @@ async def test_what_fails_while_a_connection_is_mended_takes_the_place_of_the_er
             assert isinstance(error, ValueError)
             raise worse
 
-        def failed(self, error: Exception, *, connected: bool) -> None:
+        def instead_of(self, error: Exception, *, connected: bool) -> Exception:
             assert connected
             failures.append(error)
+            return error
 
     pool, made = make_pool(size=1)
     with pytest.raises(worse) as raised:

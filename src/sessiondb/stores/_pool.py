@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 
 class Connection(Protocol):
@@ -115,8 +115,7 @@ class Loan(Generic[C]):
         try:
             self.connection = connection = await self.pool.borrow()
         except Exception as error:
-            self.failed(error, connected=False)
-            raise
+            self._raise(error, connected=False)
         return connection
 
     async def __aexit__(
@@ -133,12 +132,18 @@ class Loan(Generic[C]):
                 ended_with = worse
         self.pool.give_back(self.connection, ended_with)
         if isinstance(ended_with, Exception):
-            self.failed(ended_with, connected=True)
-        if ended_with is not error:
-            raise ended_with
+            self._raise(ended_with, connected=True)
+        raise ended_with
+
+    def _raise(self, error: Exception, *, connected: bool) -> NoReturn:
+        found = self.instead_of(error, connected=connected)
+        if found is error:
+            raise error
+        raise found from error
 
     async def mend(self, error: Exception) -> None:
         """Make the connection fit for others after ``error``, or terminate it; what this raises takes its place."""
 
-    def failed(self, error: Exception, *, connected: bool) -> None:
-        """Raise what is to be raised instead of ``error``, if anything is; ``connected``: it came while in use."""
+    def instead_of(self, error: Exception, *, connected: bool) -> Exception:
+        """What to raise instead of ``error``; ``connected``: it came while the connection was in use."""
+        return error

@@ -99,9 +99,10 @@ class Statements:
         self.counters = f"{prefix}counters"
         self.sheets = f"{prefix}sheets"
         self.meta = f"{prefix}meta"
-        self.load = f"SELECT {columns()} FROM {self.sessions} WHERE sid = ANY($1::uuid[])"
+        read = f"SELECT {columns()} FROM {self.sessions} WHERE sid ="
+        self.load = f"{read} ANY($1::uuid[])"
         # The plan for any list of sids is taken for one of ten, so a list of one is planned anew each time.
-        self.load_one = f"SELECT {columns()} FROM {self.sessions} WHERE sid = $1::uuid"
+        self.load_one = f"{read} $1::uuid"
         self.touch = _TOUCHES.format(sessions=self.sessions, clients="", names="", client="")
         self.touch_with_clients = _TOUCHES.format(
             sessions=self.sessions,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from sessiondb.core.change import Change, Update, all_touch
 from sessiondb.core.errors import SessionDataError, StoreError, WriteOutcome
@@ -86,15 +86,14 @@ class _Loan(Loan[Connection]):
             self.connection.terminate()
             self.pool.drop_idle()
 
-    def failed(self, error: Exception, *, connected: bool) -> NoReturn:
+    def instead_of(self, error: Exception, *, connected: bool) -> Exception:
         store = self._store
         if lost_tables(error):
             # Made anew, by the next connection.
             store._prepared = False
             self.pool.drop_idle()
         # What fails before there is a connection has written nothing.
-        found = translated(error, store._settings.where, self._outcome if connected else "not_applied")
-        raise found from (error if found is not error else error.__cause__)
+        return translated(error, store._settings.where, self._outcome if connected else "not_applied")
 
 
 class MySQLStore:

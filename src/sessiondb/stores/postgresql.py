@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import asyncpg
 
@@ -92,18 +92,17 @@ class _Loan(Loan[Any]):
         if isinstance(error, asyncpg.InternalClientError):
             self.connection.terminate()  # it is dying, and does not know yet that it is closed
 
-    def failed(self, error: Exception, *, connected: bool) -> NoReturn:
+    def instead_of(self, error: Exception, *, connected: bool) -> Exception:
         settings = self._store._settings
         if lost_tables(error):
             self.pool.drop_idle()
             if self._on_replica:
-                raise not_copied(str(settings.replica)) from error
+                return not_copied(str(settings.replica))
             # Made anew, by the next connection.
             self._store._prepared = False
         where = str(settings.replica) if self._on_replica else settings.where
         # What fails before there is a connection has written nothing.
-        found = translated(error, where, self._outcome if connected else "not_applied")
-        raise found from (error if found is not error else error.__cause__)
+        return translated(error, where, self._outcome if connected else "not_applied")
 
 
 class PostgreSQLStore:
