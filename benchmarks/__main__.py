@@ -76,6 +76,7 @@ def planned(kinds: Sequence[str] | None, connections: Sequence[int] | None) -> l
 def measured(wanted: Sequence[Variant], cells: Sequence[Cell], scale: Scale) -> Results:
     """Start what is needed, measure, and stop it."""
     with ExitStack() as stack:
+        processors = stack.enter_context(machine.divided())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sessiondb-bench-")))
         databases: dict[str, Running | None] = {}
         apps: list[App] = []
@@ -85,7 +86,7 @@ def measured(wanted: Sequence[Variant], cells: Sequence[Cell], scale: Scale) -> 
             database = databases[variant.database] if variant.database is not None else None
             if database is None and variant.database is not None:
                 continue
-            app = App(variant, _url(variant, database, folder, number), database)
+            app = App(variant, _url(variant, database, folder, number), database, processors)
             stack.callback(app.stop)
             apps.append(app)
         run(apps, cells, scale)

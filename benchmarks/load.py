@@ -47,6 +47,12 @@ class Outcome:
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
 
+    def and_then(self, other: Outcome) -> Outcome:
+        """Both bursts as one."""
+        seconds = self.seconds + other.seconds
+        own_cpu = (self.own_cpu * self.seconds + other.own_cpu * other.seconds) / seconds if seconds else 0.0
+        return Outcome(seconds, self.requests + other.requests, own_cpu, self.latencies + other.latencies)
+
 
 class Connection(asyncio.Protocol):
     """One HTTP/1.1 connection with one request under way at a time."""

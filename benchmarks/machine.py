@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,6 +22,25 @@ def describe() -> dict[str, str | int | float]:
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
+
+
+@contextmanager
+def divided() -> Iterator[set[int]]:
+    """The processor of the app that is asked; meanwhile this process and what it starts have all others.
+
+    A process that is moved between processors finds their caches empty, and how often that happens is chance. Empty
+    where there is but one processor.
+    """
+    all_of_them = os.sched_getaffinity(0)
+    first, *others = sorted(all_of_them)
+    if not others:
+        yield set()
+        return
+    os.sched_setaffinity(0, others)
+    try:
+        yield {first}
+    finally:
+        os.sched_setaffinity(0, all_of_them)
 
 
 def versions() -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import subprocess
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,13 @@ from benchmarks.variants import NONE, Variant
 
 USED = 1000
 """How many of a variant's sessions the requests are spread over."""
+
+PART = 1000
+TURNS = 32
+"""A round goes in parts of so many requests, and of so many a connection at least, the variants in turn.
+
+What runs beside a machine makes it slower and faster within seconds, and more so than most variants differ.
+"""
 
 SLOWER = 8
 """A stand-in is asked so many times less: nobody wants to wait for what says nothing."""
@@ -38,6 +46,22 @@ class Cell:
 
 
 @dataclass
+class Burst:
+    """What one variant did in one round, in one part after the other. Times and CPU in seconds."""
+
+    outcome: load.Outcome = field(default_factory=lambda: load.Outcome(0.0, 0, 0.0, []))
+    cpu: float = 0.0
+    server_cpu: float | None = None
+
+    def add(self, outcome: load.Outcome, used: float, server_used: float | None) -> None:
+        """Add a part."""
+        self.outcome = self.outcome.and_then(outcome)
+        self.cpu += used
+        if server_used is not None:
+            self.server_cpu = (self.server_cpu or 0.0) + server_used
+
+
+@dataclass
 class Figures:
     """One variant and one cell, an entry a round. CPU in microseconds a request, latency in milliseconds."""
 
@@ -48,11 +72,12 @@ class Figures:
     p99: list[float] = field(default_factory=list)
     generator: list[float] = field(default_factory=list)
 
-    def note(self, outcome: load.Outcome, used: float, server_used: float | None) -> None:
+    def note(self, burst: Burst) -> None:
         """Add a round."""
-        self.cpu.append(used / outcome.requests * 1e6)
-        if server_used is not None:
-            self.server_cpu.append(server_used / outcome.requests * 1e6)
+        outcome = burst.outcome
+        self.cpu.append(burst.cpu / outcome.requests * 1e6)
+        if burst.server_cpu is not None:
+            self.server_cpu.append(burst.server_cpu / outcome.requests * 1e6)
         self.rate.append(outcome.requests / outcome.seconds)
         self.p50.append(outcome.quantile(0.5))
         self.p99.append(outcome.quantile(0.99))
@@ -75,9 +100,9 @@ async def check(port: int, variant: Variant) -> None:
 
 
 class App:
-    """One variant in a process of its own, on a port of its own."""
+    """One variant in a process of its own, on a port of its own, and on ``processors`` if any are given."""
 
-    def __init__(self, variant: Variant, url: str, database: Running | None) -> None:
+    def __init__(self, variant: Variant, url: str, database: Running | None, processors: Collection[int] = ()) -> None:
         self.variant = variant
         self.database = database
         self.bytes_a_session: float | None = None
@@ -85,6 +110,7 @@ class App:
         self.figures: dict[Cell, Figures] = {}
         self._url = url
         self._left: list[bytes] = []
+        self._burst = Burst()
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)
@@ -94,6 +120,8 @@ class App:
             pass_fds=(listening.fileno(),),
         )
         listening.close()
+        if processors:
+            os.sched_setaffinity(self.process.pid, processors)  # before it has threads, which have its processors
         self.cookies: list[bytes] = []
 
     async def start(self, sessions: int) -> None:
@@ -127,23 +155,32 @@ class App:
         """
         await load.run(self.port, READ, self.cookies, len(self.cookies), 32)
 
-    async def measure(self, cell: Cell, requests: int, *, warm_up: bool) -> None:
-        """One burst, which counts unless it warms up."""
+    async def measure(self, cell: Cell, requests: int) -> None:
+        """One part of a round."""
         kind, cookies = load.KINDS[cell.kind], self.cookies
         if self._is_slow:
             requests = max(cell.connections, requests // SLOWER)
         if kind is LOGIN:
             cookies = [b""] * requests
         elif kind is LOGOUT:
-            cookies = self._left or await self._logged_in(requests, load.LONGEST)
+            # What has logged in is there to be logged out.
+            cookies, self._left = self._left[:requests], self._left[requests:]
+            cookies = cookies or await self._logged_in(requests, load.LONGEST)
         before, server_before = cpu.of_process(self.process.pid), self._server_cpu()
         outcome = await load.run(self.port, kind, cookies, requests, cell.connections)
         used, server_after = cpu.of_process(self.process.pid) - before, self._server_cpu()
-        # What has just logged in is there to be logged out.
-        self._left = [cookie for cookie in cookies if cookie] if kind is LOGIN else []
-        if not warm_up:
-            server_used = None if server_before is None or server_after is None else server_after - server_before
-            self.figures.setdefault(cell, Figures()).note(outcome, used, server_used)
+        server_used = None if server_before is None or server_after is None else server_after - server_before
+        self._burst.add(outcome, used, server_used)
+        if kind is LOGIN:
+            self._left += [cookie for cookie in cookies if cookie]
+
+    def end_round(self, cell: Cell, *, counts: bool) -> None:
+        """All parts of a round are done; those of one that warms up do not count."""
+        if counts:
+            self.figures.setdefault(cell, Figures()).note(self._burst)
+        self._burst = Burst()
+        if cell.kind == "logout":
+            self._left = []
 
     @property
     def _is_slow(self) -> bool:
@@ -166,11 +203,15 @@ class Scale:
     requests: int
     sessions: int
 
-    def burst(self, cell: Cell) -> int:
-        """Requests: one connection waits for each answer, and each login stays in the database."""
+    def parts(self, cell: Cell) -> list[int]:
+        """The requests of each part of a round: one connection waits for each answer, and each login stays stored."""
+        requests = self.requests
         if cell.connections == 1:
-            return max(1, self.requests // 4)
-        return max(cell.connections, self.requests // 2 if cell.kind in ("login", "logout") else self.requests)
+            requests = max(1, requests // 4)
+        else:
+            requests = max(cell.connections, requests // 2 if cell.kind in ("login", "logout") else requests)
+        parts = max(1, requests // max(PART, TURNS * cell.connections))
+        return [requests // parts] * parts
 
 
 async def measure(apps: Sequence[App], cells: Sequence[Cell], scale: Scale) -> None:
@@ -178,16 +219,20 @@ async def measure(apps: Sequence[App], cells: Sequence[Cell], scale: Scale) -> N
     for app in apps:
         await _unless_it_fails(app, app.start(scale.sessions))
         print(f"{app.variant.name}: started", file=sys.stderr, flush=True)
+    shuffled = random.Random(7)
     for turn in range(scale.rounds + 1):
-        # The first round warms caches up. Every other one runs backwards, so that nobody always follows the same one.
-        order = apps if turn % 2 else apps[::-1]
         for cell in cells:
             # One kind of request after the other, so that what is compared lies within a minute.
-            for app in order:
+            for app in apps:
                 await _unless_it_fails(app, app.visit())
             await asyncio.sleep(NOTING)
-            for app in order:
-                await _unless_it_fails(app, app.measure(cell, scale.burst(cell), warm_up=turn == 0))
+            for requests in scale.parts(cell):
+                # In another order each time, so that nobody always follows the same one.
+                for app in shuffled.sample(apps, len(apps)):
+                    await _unless_it_fails(app, app.measure(cell, requests))
+            for app in apps:
+                if app.failure is None:
+                    app.end_round(cell, counts=turn > 0)  # the first one warms caches up
         if turn:
             print(f"round {turn} of {scale.rounds} done", file=sys.stderr, flush=True)
 

@@ -16,6 +16,8 @@ import hiredis
 Argument = bytes | str | int
 Command = tuple[Any, ...]  # of Arguments
 _READ = 1 << 16
+# With each answer, hiredis moves what follows it to the front. Of much at once, that takes longer than the reading.
+_FED = 1 << 12
 
 
 class ConnectionLost(Exception):
@@ -55,18 +57,19 @@ class Connection:
         pack = hiredis.pack_command
         self._writer.write(b"".join([pack(command) for command in commands]))
         replies: list[Any] = []
-        reader, missing = self._reader, len(commands)
+        reader = self._reader
         try:
-            while True:
-                # Before the first read too: it may be there already.
-                while (reply := reader.gets()) is not False:
-                    replies.append(reply)
-                    if len(replies) == missing:
-                        return replies
+            while len(replies) < len(commands):
                 received = await self._stream.read(_READ)
                 if not received:
                     raise ConnectionLost("the server closed the connection")
-                reader.feed(received)
+                for at in range(0, len(received), _FED):
+                    reader.feed(received, at, min(_FED, len(received) - at))
+                    while (reply := reader.gets()) is not False:
+                        replies.append(reply)
+            if len(replies) > len(commands) or reader.has_data():
+                raise ConnectionLost("the server has answered more than it was asked")
+            return replies
         except BaseException as error:
             self.terminate()  # whatever it was: the next caller would be given the answers that are missing here
             if isinstance(error, hiredis.ProtocolError):

@@ -155,19 +155,19 @@ class SessionMiddleware:
             session = None
             if not tokens:
                 session = new_session(state)
-            elif len(tokens) > 1:
-                session = await open_session(state, tokens)
-            elif runtime.near is not None and kind == "http" and scope["method"] in SAFE_METHODS:
-                # Who is about to write sees what is stored: what it makes of that takes the place of it.
-                session = open_near(state, tokens[0])
-                if session is not None:
-                    await take_turn()
-            if session is None:
-                # Here and not in a function: another coroutine costs every request that waits.
-                loaded = await runtime.load_soon(tokens[0].sid)
-                session = open_loaded(state, tokens[0], loaded)
+            else:
+                if len(tokens) > 1:
+                    session = await open_session(state, tokens)
+                elif runtime.near is not None and kind == "http" and scope["method"] in SAFE_METHODS:
+                    # Who is about to write sees what is stored: what it makes of that takes the place of it.
+                    session = open_near(state, tokens[0])
                 if session is None:
-                    session = await open_closely(state, tokens[0], loaded)
+                    # Here and not in a function: another coroutine costs every request that waits.
+                    loaded = await runtime.load_soon(tokens[0].sid)
+                    session = open_loaded(state, tokens[0], loaded)
+                    if session is None:
+                        session = await open_closely(state, tokens[0], loaded)
+                await take_turn()
         except StoreError as error:
             session = new_session(state)
             if self.db.on_load_error == "error":
