@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import cast
@@ -47,11 +47,16 @@ class Outcome:
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
 
-    def and_then(self, other: Outcome) -> Outcome:
-        """Both bursts as one."""
-        seconds = self.seconds + other.seconds
-        own_cpu = (self.own_cpu * self.seconds + other.own_cpu * other.seconds) / seconds if seconds else 0.0
-        return Outcome(seconds, self.requests + other.requests, own_cpu, self.latencies + other.latencies)
+    @classmethod
+    def of(cls, parts: Sequence[Outcome]) -> Outcome:
+        """Several bursts as one."""
+        seconds = sum(part.seconds for part in parts)
+        return cls(
+            seconds,
+            sum(part.requests for part in parts),
+            sum(part.own_cpu * part.seconds for part in parts) / seconds,
+            [latency for part in parts for latency in part.latencies],
+        )
 
 
 class Connection(asyncio.Protocol):

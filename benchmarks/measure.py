@@ -47,18 +47,12 @@ class Cell:
 
 @dataclass
 class Burst:
-    """What one variant did in one round, in one part after the other. Times and CPU in seconds."""
+    """What one variant did in one round, part by part; CPU in seconds. ``logged_in`` has the cookies of its logins."""
 
-    outcome: load.Outcome = field(default_factory=lambda: load.Outcome(0.0, 0, 0.0, []))
-    cpu: float = 0.0
-    server_cpu: float | None = None
-
-    def add(self, outcome: load.Outcome, used: float, server_used: float | None) -> None:
-        """Add a part."""
-        self.outcome = self.outcome.and_then(outcome)
-        self.cpu += used
-        if server_used is not None:
-            self.server_cpu = (self.server_cpu or 0.0) + server_used
+    parts: list[load.Outcome] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    server_cpu: list[float] = field(default_factory=list)
+    logged_in: list[bytes] = field(default_factory=list)
 
 
 @dataclass
@@ -74,10 +68,10 @@ class Figures:
 
     def note(self, burst: Burst) -> None:
         """Add a round."""
-        outcome = burst.outcome
-        self.cpu.append(burst.cpu / outcome.requests * 1e6)
-        if burst.server_cpu is not None:
-            self.server_cpu.append(burst.server_cpu / outcome.requests * 1e6)
+        outcome = load.Outcome.of(burst.parts)
+        self.cpu.append(sum(burst.cpu) / outcome.requests * 1e6)
+        if burst.server_cpu:
+            self.server_cpu.append(sum(burst.server_cpu) / outcome.requests * 1e6)
         self.rate.append(outcome.requests / outcome.seconds)
         self.p50.append(outcome.quantile(0.5))
         self.p99.append(outcome.quantile(0.99))
@@ -163,24 +157,25 @@ class App:
         if kind is LOGIN:
             cookies = [b""] * requests
         elif kind is LOGOUT:
-            # What has logged in is there to be logged out.
             cookies, self._left = self._left[:requests], self._left[requests:]
             cookies = cookies or await self._logged_in(requests, load.LONGEST)
         before, server_before = cpu.of_process(self.process.pid), self._server_cpu()
         outcome = await load.run(self.port, kind, cookies, requests, cell.connections)
         used, server_after = cpu.of_process(self.process.pid) - before, self._server_cpu()
-        server_used = None if server_before is None or server_after is None else server_after - server_before
-        self._burst.add(outcome, used, server_used)
+        self._burst.parts.append(outcome)
+        self._burst.cpu.append(used)
+        if server_before is not None and server_after is not None:
+            self._burst.server_cpu.append(server_after - server_before)
         if kind is LOGIN:
-            self._left += [cookie for cookie in cookies if cookie]
+            self._burst.logged_in += filter(None, cookies)
 
     def end_round(self, cell: Cell, *, counts: bool) -> None:
         """All parts of a round are done; those of one that warms up do not count."""
         if counts:
             self.figures.setdefault(cell, Figures()).note(self._burst)
+        # What has just logged in is there to be logged out.
+        self._left = self._burst.logged_in
         self._burst = Burst()
-        if cell.kind == "logout":
-            self._left = []
 
     @property
     def _is_slow(self) -> bool:

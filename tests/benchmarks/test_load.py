@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks import cpu, load
+from benchmarks import cpu, load, machine
 from benchmarks.load import LOGIN, LOGOUT, READ, WRITE
-from benchmarks.measure import check
+from benchmarks.measure import Cell, Scale, check
 from benchmarks.variants import VARIANTS
 
 Answer = Callable[[str, str], tuple[str, str]]  # from a path and a cookie to a body and the cookie to set
@@ -202,3 +202,26 @@ def test_the_cpu_of_this_process() -> None:
     while time.process_time() < end:
         pass
     assert 0.009 <= cpu.of_process(os.getpid()) - before < 10
+
+
+def test_the_parts_of_a_round_count_by_what_they_took() -> None:
+    parts = [load.Outcome(1.0, 2, 0.1, [0.3, 0.1]), load.Outcome(3.0, 1, 0.5, [0.2])]
+    assert load.Outcome.of(parts) == load.Outcome(4.0, 3, pytest.approx(0.4), [0.3, 0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "connections", "parts"),
+    [("read", 32, [1142] * 7), ("login", 32, [1333] * 3), ("read", 1, [1000] * 2), ("read", 256, [8000])],
+)
+def test_a_round_goes_in_parts_in_which_each_connection_has_some_turns(
+    kind: str, connections: int, parts: list[int]
+) -> None:
+    assert Scale(5, 8000, 5000).parts(Cell(kind, connections)) == parts
+
+
+def test_the_app_has_a_processor_of_its_own_for_as_long_as_it_is_measured() -> None:
+    before = os.sched_getaffinity(0)
+    with machine.divided() as processors:
+        assert not processors & os.sched_getaffinity(0) if len(before) > 1 else not processors
+        assert processors | os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == before
