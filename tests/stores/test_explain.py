@@ -81,6 +81,10 @@ class Work:
         await store.load([one.sid for one in records])
         await store.load([records[0].sid])
         await store.apply([build.create(records[0])])  # a conflict
+        many = await self.new("writer", 40)
+        await store.apply([build.update(record, {"a": 1}, seen=True) for record in many[:32]])
+        # Some of them have moved since.
+        await store.apply([build.update(record, {"b": 1}, seen=True) for record in many[24:]])
         one, two, three, four, five, six = records
         await store.apply([build.update(one, {"a": 1}, ["n"], touch=Touch(build.now), seen=True)])
         await store.apply([build.update(one, {"b": 1})], [build.event(sid=one.sid, user_id="writer")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from sessiondb.core.change import Change, Create, End, Touch, Update
 from sessiondb.core.policy import Caps
@@ -20,6 +20,7 @@ _JSON = frozenset({"data", "client_first", "client_last", "auth", "risk"})
 _TEXTS = frozenset({"lifetime", "end_reason"})
 _FIXED = frozenset({"sid", "series_hash", "user_id", "created_at", "client_first"})
 _LINKS = 100
+_SHORT = 4096  # bytes of data that go along with others, so that no statement is long
 _REMEMBERED = CHANGE_ID_BYTES * REMEMBERED_CHANGES
 _AT = {name: at for at, name in enumerate(_COLUMNS)}
 _DECODED = tuple(_AT[name] for name in ("user_id", "lifetime", "end_reason"))
@@ -107,15 +108,33 @@ class Statements:
             return f"UPDATE {self.sessions} SET {touched} WHERE sid = {sid_sql(change.sid)} AND ended_at IS NULL", 0
         return self._delta(change)
 
+    def deltas(self, changes: Sequence[Update]) -> tuple[str, list[int]]:
+        """What ``at_once`` says for each of ``changes``, those of ``is_lone_delta``, as one statement.
+
+        How many rows it matches says whether all have landed. A join with a table of values would write one first.
+        """
+        revs = [change.seen.rev for change in changes if change.seen is not None]
+        sids = [sid_sql(change.sid) for change in changes]
+
+        def its_own(values: Iterable[str]) -> str:
+            if len(sids) == 1:
+                return next(iter(values))
+            whens = " ".join(f"WHEN {sid} THEN {value}" for sid, value in zip(sids, values, strict=True))
+            return f"CASE sid {whens} END"
+
+        remembered = _remembered(its_own(blob(change.id) for change in changes))
+        whole = its_own(text(change.whole) for change in changes)
+        return (
+            f"UPDATE {self.sessions} SET rev = rev + 1, last_changes = {remembered}, data = {whole} "
+            f"WHERE sid IN ({', '.join(sids)}) AND rev = {its_own(map(str, revs))} AND ended_at IS NULL"
+        ), [rev + 1 for rev in revs]
+
     def _delta(self, change: Update) -> tuple[str, int] | None:
-        seen = change.seen
-        if seen is None or change.if_rev not in (None, seen.rev):
-            return None
-        if change.rotate or change.confirm or change.sign_in or not (change.put or change.remove):
+        if not _is_delta(change) or (seen := change.seen) is None:
             return None
         touched = "" if change.touch is None else f", {self._touched(change.touch)}"
         return (
-            f"UPDATE {self.sessions} SET rev = rev + 1, last_changes = {_remembered(change.id)}, "
+            f"UPDATE {self.sessions} SET rev = rev + 1, last_changes = {_remembered(blob(change.id))}, "
             f"data = {text(change.whole)}{touched} "
             f"WHERE sid = {sid_sql(change.sid)} AND rev = {seen.rev:d} AND ended_at IS NULL"
         ), seen.rev + 1
@@ -158,7 +177,7 @@ class Statements:
         if change.if_rev is not None:
             guard += f" AND rev = {change.if_rev:d}"
         return (
-            f"UPDATE {self.sessions} SET rev = LAST_INSERT_ID(rev + 1), last_changes = {_remembered(change.id)}, "
+            f"UPDATE {self.sessions} SET rev = LAST_INSERT_ID(rev + 1), last_changes = {_remembered(blob(change.id))}, "
             f"ended_at = {change.at:d}, end_reason = {text(str(change.reason))}, check_at = {check_at:d}, "
             f"purge_at = {purge_at:d}, salt = NULL, data = '{{}}' "
             f"WHERE sid = {sid_sql(change.sid)} AND ended_at IS NULL{guard}"
@@ -198,5 +217,17 @@ def _links_of(change: Change) -> tuple[bytes, ...]:
     return change.sign_in.links if isinstance(change, Update) and change.sign_in is not None else ()
 
 
-def _remembered(change_id: bytes) -> str:
-    return f"LEFT(CONCAT({blob(change_id)}, last_changes), {_REMEMBERED})"
+def _is_delta(change: Update) -> bool:
+    """Whether it is data that takes the place of what was seen, and nothing else but a touch."""
+    if change.seen is None or change.if_rev not in (None, change.seen.rev):
+        return False
+    return bool(change.put or change.remove) and not (change.rotate or change.confirm or change.sign_in)
+
+
+def is_lone_delta(change: Change) -> TypeGuard[Update]:
+    """Whether it is like most writes: short data that takes the place of what was seen, and nothing else."""
+    return isinstance(change, Update) and change.touch is None and len(change.whole) <= _SHORT and _is_delta(change)
+
+
+def _remembered(change_id: str) -> str:
+    return f"LEFT(CONCAT({change_id}, last_changes), {_REMEMBERED})"

@@ -5,16 +5,16 @@ With events it is all or nothing: one transaction, which is given up where somet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from sessiondb.core.change import Applied, Change, Create, apply
+from sessiondb.core.change import Applied, Change, Create, Update, apply
 from sessiondb.core.errors import SessionDataError, StoreError
 from sessiondb.core.events import Event
 from sessiondb.core.token import Sid
 from sessiondb.stores import _mysql_trail as trail
 from sessiondb.stores._mysql_connection import Connection
 from sessiondb.stores._mysql_errors import is_duplicate, is_missing_value
-from sessiondb.stores._mysql_rows import NOW, Statements, to_record
+from sessiondb.stores._mysql_rows import NOW, Statements, is_lone_delta, to_record
 from sessiondb.stores.base import ChangeResult, NotTogether, place_taken
 
 Results = dict[Sid, ChangeResult]
@@ -32,17 +32,12 @@ class Refused(Exception):
 
 async def at_once(sql: Statements, connection: Connection, changes: Sequence[Change]) -> Results:
     """By sid, those of ``changes`` that nothing stood against. The others have not been written."""
-    tried: list[tuple[Change, int]] = []
-    statements: list[str] = []
-    for change in sorted(changes, key=lambda change: change.sid):
-        found = sql.at_once(change)
-        if found is not None:
-            statements.append(found[0])
-            tried.append((change, found[1]))
-    if not statements:
+    tried = list(_statements(sql, changes))
+    if not tried:
         return {}
+    statements = [statement for _, statement, _ in tried]
     # Only a create is tried at once and brings links; they go back with it, should its sid exist.
-    statements += sql.insert_links(change for change, _ in tried)
+    statements += sql.insert_links(change for written, *_ in tried for change in written)
     try:
         answers = await connection.transaction(statements)
     except Exception as error:
@@ -50,11 +45,43 @@ async def at_once(sql: Statements, connection: Connection, changes: Sequence[Cha
             await connection.roll_back()
             return {}  # a sid that exists: whose it is has to be looked at
         raise
-    return {
-        change.sid: Applied(answer.inserted or rev)
-        for (change, rev), answer in zip(tried, answers, strict=False)
-        if answer.affected
-    }
+    results: Results = {}
+    unsure: list[Change] = []  # some of a statement have landed, and its count does not say which
+    for (written, _, revs), answer in zip(tried, answers, strict=False):
+        if answer.affected == len(written):
+            for change, rev in zip(written, revs, strict=True):
+                results[change.sid] = Applied(answer.inserted or rev)
+        elif answer.affected:
+            unsure += written
+    if unsure:
+        where = sql.by_sid(change.sid for change in unsure)
+        [answer] = await connection.run([sql.select(where, data=False)])
+        held = {record.sid: record for record in map(to_record, answer.rows)}
+        for change in unsure:
+            record = held.get(change.sid)
+            if record is not None and isinstance(change, Update) and record.knows(change.id):
+                results[change.sid] = Applied(record.rev)
+    return results
+
+
+def _statements(sql: Statements, changes: Sequence[Change]) -> Iterator[tuple[Sequence[Change], str, Sequence[int]]]:
+    """What writes ``changes``: those of a statement, itself, and the revision of each if it lands.
+
+    By sid, so that no two batches hold what the other waits for.
+    """
+    deltas: list[Update] = []
+    for change in sorted(changes, key=lambda change: change.sid):
+        if is_lone_delta(change):
+            deltas.append(change)
+            continue
+        if deltas:
+            yield deltas, *sql.deltas(deltas)
+            deltas = []
+        found = sql.at_once(change)
+        if found is not None:
+            yield [change], found[0], [found[1]]
+    if deltas:
+        yield deltas, *sql.deltas(deltas)
 
 
 async def together(
