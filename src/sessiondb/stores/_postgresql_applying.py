@@ -128,7 +128,8 @@ class Applying:
 
     def _statement(self, changes: Sequence[Change], events: Sequence[Event]) -> tuple[str, list[object]]:
         if len(changes) == 1 and not events and rows.is_ordinary(change := changes[0]):
-            return self._sql.update, rows.update_values(change)
+            values = rows.update_values(change)
+            return self._sql.put if len(values) == 4 else self._sql.update, values
         creates = [change for change in changes if isinstance(change, Create)]
         parameters: list[object] = []
         if len(creates) < len(changes):

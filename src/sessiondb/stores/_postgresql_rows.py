@@ -18,22 +18,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 def is_ordinary(change: Change) -> TypeGuard[Update]:
-    """Whether ``Statements.update`` can write it: keys that were set and removed, and a touch."""
+    """Whether ``Statements.update`` or ``put`` can write it: keys that were set and removed, and a touch."""
     return isinstance(change, Update) and not (change.only_touches or change.rotate or change.confirm or change.sign_in)
 
 
 def update_values(change: Update) -> list[object]:
-    """The parameters of ``Statements.update``."""
+    """The parameters of ``Statements.put`` where keys are set and that is all, which are four, else of ``update``."""
     touch = change.touch
-    return [
-        change.sid,
-        change.id,
-        _put(change).decode(),
-        list(change.remove),
-        0 if touch is None else touch.at,
-        None if touch is None or touch.client is None else touch.client.decode(),
-        change.if_rev,
-    ]
+    values: list[object] = [change.sid, change.id, _put(change).decode(), change.if_rev]
+    if change.remove or touch is not None:
+        client = None if touch is None or touch.client is None else touch.client.decode()
+        values += [list(change.remove), 0 if touch is None else touch.at, client]
+    return values
 
 
 def _put(change: Update) -> bytes:

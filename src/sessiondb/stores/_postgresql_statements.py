@@ -110,7 +110,15 @@ class Statements:
             names=", client",
             client=", client_last = coalesce(g.client::json, s.client_last)",
         )
-        self.update = _UPDATE.format(sessions=self.sessions)
+        self.put = _UPDATE.format(sessions=self.sessions, kept="s.data", touched="")
+        self.update = _UPDATE.format(
+            sessions=self.sessions,
+            kept="(s.data - $5::text[])",
+            touched=(
+                f",\n  last_seen_at = greatest(s.last_seen_at, least($6::bigint, {NOW})),\n"
+                "  client_last = coalesce($7::json, s.client_last)"
+            ),
+        )
         self.append = self.insert_events(again=True)
         self._apply: dict[tuple[bool, ...], str] = {}
 
@@ -233,10 +241,8 @@ _UPDATE = f"""
 UPDATE {{sessions}} AS s SET
   rev = s.rev + 1,
   last_changes = substring($2::bytea || s.last_changes FROM 1 FOR {_REMEMBERED}),
-  data = (s.data - $4::text[]) || $3::jsonb,
-  last_seen_at = greatest(s.last_seen_at, least($5::bigint, {NOW})),
-  client_last = coalesce($6::json, s.client_last)
-WHERE s.sid = $1::uuid AND s.ended_at IS NULL AND ($7::bigint IS NULL OR s.rev = $7)
+  data = {{kept}} || $3::jsonb{{touched}}
+WHERE s.sid = $1::uuid AND s.ended_at IS NULL AND ($4::bigint IS NULL OR s.rev = $4)
   AND position($2::bytea IN s.last_changes) = 0
 RETURNING s.sid::text, s.rev"""
 
