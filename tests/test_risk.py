@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.requests import HTTPConnection, Request
 from sessiondb import SessionDB
 from sessiondb.core.errors import ConfigurationError
 from sessiondb.core.events import EventType
+from sessiondb.core.frequencies import Frequencies
 from sessiondb.core.risk import RiskAction, RiskLevel, Rule, Verdict
 from sessiondb.noticing import owes_proof
 from sessiondb.risk_policy import RiskPolicy
@@ -154,6 +156,28 @@ class TestLogins:
             assert len(buckets) == 2
             await learning.read(shop.memory)
             assert learning.frequencies.logins(shop.clock.now) == pytest.approx(4 * 0.95, abs=0.3)
+
+    @pytest.mark.parametrize("verb", ["read", "fold"])
+    async def test_the_loop_goes_on_while_the_sheets_of_many_are_read(
+        self, verb: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with watched() as (shop, _):
+            learning = shop.db.runtime.assessing.learning
+            await log_in(shop)
+            await learning.publish(shop.memory)
+            shop.clock.advance(3 * DAY)
+            gone_on, decode = threading.Event(), Frequencies.decode
+
+            def slowly(data: bytes) -> Frequencies:
+                assert gone_on.wait(10), "the loop waits for this"
+                return decode(data)
+
+            monkeypatch.setattr(Frequencies, "decode", slowly)
+            reading = asyncio.create_task(getattr(learning, verb)(shop.memory))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            gone_on.set()
+            await reading
 
 
 class TestActions:

@@ -86,7 +86,8 @@ class Learning:
         now = self._now()
         values = await store.sheets(VALUES, FOLDED, now // DAY + 2)
         scores = await store.sheets(SCORES, FOLDED, now // DAY + 2)
-        self.frequencies, self.thresholds = _merged(values, Frequencies), _merged(scores, Thresholds)
+        self.frequencies = await asyncio.to_thread(_merged, values, Frequencies)
+        self.thresholds = await asyncio.to_thread(_merged, scores, Thresholds)
 
     async def fold(self, store: Store) -> None:
         """Make one sheet of all that is older than two days. For whoever has the turn. Raises ``StoreError``."""
@@ -95,9 +96,7 @@ class Learning:
             old = await store.sheets(kind, FOLDED, now // DAY - FOLD_AFTER + 1)
             days = [sheet for sheet in old if sheet.bucket != FOLDED]
             if days:
-                folded = (
-                    _merged(old, Frequencies).encode(now) if kind == VALUES else _merged(old, Thresholds).encode(now)
-                )
+                folded = await asyncio.to_thread(_folded, kind, old, now)
                 await store.publish([Sheet(kind, FOLDED, "", folded, now + KEPT)])
                 await store.withdraw(days)
 
@@ -110,6 +109,7 @@ Learnt = TypeVar("Learnt", Frequencies, Thresholds)
 
 
 def _merged(sheets: list[Sheet], kind: type[Learnt]) -> Learnt:
+    """What ``sheets`` say together. Of many workers that takes long, and an event loop has others to serve."""
     total = kind()
     for sheet in sheets:
         try:
@@ -117,6 +117,10 @@ def _merged(sheets: list[Sheet], kind: type[Learnt]) -> Learnt:
         except ValueError:
             continue  # of a later version, or damaged: the others still teach something
     return total
+
+
+def _folded(kind: str, sheets: list[Sheet], now: int) -> bytes:
+    return (_merged(sheets, Frequencies) if kind == VALUES else _merged(sheets, Thresholds)).encode(now)
 
 
 def _jittered(seconds: float) -> float:

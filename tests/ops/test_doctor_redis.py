@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -174,6 +175,27 @@ async def test_lists_that_disagree_with_sessions_are_found_and_repaired(url: str
 async def test_sessions_that_no_sweep_would_find_are_found(url: str, store: RedisStore) -> None:
     await store.run([(key, ("DEL", key)) for key in store.keys.due_lists])
     assert finding(await examine(url), "lists").found == "2 of 2 sessions are in no list"
+
+
+async def test_an_audit_trail_that_was_cut_or_soon_will_be_is_told(url: str, store: RedisStore) -> None:
+    state = store.keys.trail_state
+    assert finding(await examine(url), "audit trail").found == "2 of at most 1,000,000 events"
+    url = with_option(url, "max_events=1000")
+    await store.run([(state, ("HSET", state, "count", "900"))])
+    assert finding(await examine(url), "audit trail").level == "ok"
+    await store.run([(state, ("HSET", state, "count", "901"))])
+    full = finding(await examine(url), "audit trail")
+    assert (full.level, full.found) == ("warning", "901 of at most 1,000 events")
+    await store.run([(state, ("HSET", state, "count", "2"))])
+    async with SessionDB(url, sweep_every=None) as db:
+        for _ in range(12):
+            await asyncio.gather(*(db.create("ada") for _ in range(100)))
+    cut = finding(await examine(url), "audit trail")
+    [kept, dropped] = await store.run([(state, ("HGET", state, name)) for name in ("count", "dropped")])
+    assert int(dropped) > 0
+    assert cut.level == "warning"
+    assert cut.found == f"{int(kept)} of at most 1,000 events; {int(dropped)} older ones were dropped to make room"
+    assert "max_events" in cut.mend
 
 
 async def test_a_newer_layout_is_a_problem(url: str, store: RedisStore) -> None:

@@ -23,6 +23,7 @@ from sessiondb.stores.redis import SCHEMA_VERSION, RedisStore
 OLDEST = (6, 2)
 SAMPLE = 200
 _SAMPLE_SECONDS = 3.0
+_NEARLY_FULL = 0.9
 _SETTINGS = (
     "maxmemory-policy",
     "appendonly",
@@ -78,6 +79,7 @@ async def _examine(report: Report, settings: Settings, nodes: SingleServer | Clu
     [version] = await nodes.run([(meta, ("HGET", meta, "schema_version"))])
     version = _checked(version)
     if check_schema(report, None if version is None else version.decode(), SCHEMA_VERSION.decode()):
+        await _check_trail(report, settings, nodes)
         await _check_lists(report, url)
 
 
@@ -159,7 +161,7 @@ def _check_memory(report: Report, info: dict[str, str]) -> None:
             "Sessions, or their places in the lists of users, may be among them.",
             "Give the server more memory (maxmemory), then: sessiondb repair",
         )
-    if most and used > 0.9 * most:
+    if most and used > _NEARLY_FULL * most:
         report.add(
             "warning",
             "memory",
@@ -194,6 +196,29 @@ def _check_cluster(report: Report, info: dict[str, str], cluster: Any, *, is_clu
             )
         else:
             report.ok("cluster", "all slots served")
+
+
+async def _check_trail(report: Report, settings: Settings, nodes: SingleServer | Cluster) -> None:
+    """How full the audit trail is, and whether it has been cut."""
+    state, most = Keys(settings.prefix).trail_state, settings.max_events
+    [reply] = await nodes.run([(state, ("HMGET", state, "count", "dropped"))])
+    count, dropped = (int(number or 0) for number in _checked(reply))
+    found = f"{count:,} of at most {most:,} events"
+    mend = (
+        "Raise ?max_events= where there is memory, or keep events for a shorter time: SessionDB(audit=Audit(keep=...))"
+    )
+    if dropped:
+        report.add(
+            "warning",
+            "audit trail",
+            f"{found}; {dropped:,} older ones were dropped to make room",
+            "Nobody learns any more what those said, and verifying tells that the beginning is missing.",
+            mend,
+        )
+    elif count > _NEARLY_FULL * most:
+        report.add("warning", "audit trail", found, "When it is full, the oldest are dropped, whatever they say.", mend)
+    else:
+        report.ok("audit trail", found)
 
 
 async def _check_lists(report: Report, url: str) -> None:
