@@ -1,4 +1,4 @@
-"""Changes, one by one: what nothing stands against is written at once, the rest under a lock.
+"""Changes: what nothing stands against is written at once, ordinary ones in one statement, the rest under a lock.
 
 With events it is all or nothing: one transaction, which is given up where something stands against one of the changes.
 """
