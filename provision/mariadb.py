@@ -33,13 +33,19 @@ class MariaDB:
         user = other_user()
         folder = make_folder(user)
         try:
-            self.port = free_port()
             data = folder / "data"
             self._initialise(program, data, folder, user)
+            # As late as can be: until it is taken, others may take it.
+            self.port, pid = free_port(), folder / "pid"
             command = [program, "--no-defaults", f"--datadir={data}", f"--port={self.port}", "--bind-address=127.0.0.1"]
-            command += [f"--socket={folder}/socket", f"--pid-file={folder}/pid", "--skip-name-resolve", *options]
+            command += [f"--socket={folder}/socket", f"--pid-file={pid}", "--skip-name-resolve", *options]
+            # Its own sign, too: who listens on that port may be somebody else, while it gives up.
             self.process = ServerProcess(
-                command, folder, lambda: listens(self.port), user=user, environment=_environment(folder)
+                command,
+                folder,
+                lambda: pid.exists() and listens(self.port),
+                user=user,
+                environment=_environment(folder),
             )
             self.process.start()
         except BaseException:
