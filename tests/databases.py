@@ -27,6 +27,7 @@ from provision.process import NotHere, ServerProcess
 from provision.valkey import Valkey, ValkeyCluster
 from sessiondb import open_store
 from sessiondb.testing import Database, ManualClock, OpenHandle
+from sessiondb.testing.kit import Kit
 
 
 class Started(Protocol):
@@ -209,3 +210,12 @@ def database(kind: str, *options: str) -> Database:
             await drop(kind, prefix)
 
     return make
+
+
+@asynccontextmanager
+async def kit_on(kind: str, *options: str) -> AsyncIterator[Kit]:
+    """A kit on an empty database, whose stores are closed afterwards."""
+    async with database(kind, *options)(clock := ManualClock()) as handle:
+        kit = Kit(handle, clock)
+        yield kit
+        await kit.close_all()

@@ -86,8 +86,9 @@ class Learning:
         now = self._now()
         values = await store.sheets(VALUES, FOLDED, now // DAY + 2)
         scores = await store.sheets(SCORES, FOLDED, now // DAY + 2)
-        self.frequencies = await asyncio.to_thread(_merged, values, Frequencies)
-        self.thresholds = await asyncio.to_thread(_merged, scores, Thresholds)
+        self.frequencies, self.thresholds = await asyncio.gather(
+            asyncio.to_thread(_merged, values, Frequencies), asyncio.to_thread(_merged, scores, Thresholds)
+        )
 
     async def fold(self, store: Store) -> None:
         """Make one sheet of all that is older than two days. For whoever has the turn. Raises ``StoreError``."""

@@ -8,13 +8,12 @@ import msgspec
 import pytest
 from asyncmy.errors import OperationalError
 
-from databases import database
+from databases import kit_on
 from sessiondb.core.change import Applied, Change, Conflict, Gone, Touch
 from sessiondb.core.errors import SessionDataError, StoreUnavailable
 from sessiondb.core.record import Record
 from sessiondb.stores._mysql_connection import Connection, Result
 from sessiondb.stores.base import Store
-from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit
 
 MANY = 32
@@ -22,10 +21,8 @@ MANY = 32
 
 @pytest.fixture
 async def kit() -> AsyncIterator[Kit]:
-    async with database("mysql")(clock := ManualClock()) as handle:
-        kit = Kit(handle, clock)
+    async with kit_on("mysql") as kit:
         yield kit
-        await kit.close_all()
 
 
 @pytest.fixture
@@ -63,9 +60,7 @@ async def test_many_are_one_statement_and_no_transaction(kit: Kit, store: Store,
         assert await kit.data_of(store, record.sid) == {"text": "é😀'\\", "m": number}
 
 
-async def test_what_something_stands_against_is_settled_and_the_others_land_once(
-    kit: Kit, store: Store, sent: list[str]
-) -> None:
+async def test_what_something_stands_against_is_settled_and_the_others_land_once(kit: Kit, store: Store) -> None:
     records = await made(kit, store, *({"n": number} for number in range(8)))
     fresh, moved, outrun, ended, repeated, touched, large, last = records
     absent = kit.record("ann", {"n": 8})

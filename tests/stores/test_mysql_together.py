@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from wire import Meter, everything, wire
 
-from databases import database, drop, new_prefix, url_of, with_option
+from databases import drop, kit_on, new_prefix, url_of, with_option
 from sessiondb import open_store
 from sessiondb.core import sealing
 from sessiondb.core.change import Applied, Change
@@ -28,10 +28,8 @@ from sessiondb.testing.kit import Kit, together
 
 @pytest.fixture
 async def kit() -> AsyncIterator[Kit]:
-    async with database("mysql")(clock := ManualClock()) as handle:
-        kit = Kit(handle, clock)
+    async with kit_on("mysql") as kit:
         yield kit
-        await kit.close_all()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from databases import database, url_of
+from databases import kit_on, url_of
 from sessiondb.core.errors import StoreError
 from sessiondb.core.events import Event, EventClass, EventType
 from sessiondb.core.sealing import Lane
@@ -16,7 +16,6 @@ from sessiondb.stores._mysql_connection import Connection, connect
 from sessiondb.stores._mysql_rows import Statements
 from sessiondb.stores._mysql_url import parse
 from sessiondb.stores.base import EventQuery, Position, Store
-from sessiondb.testing import ManualClock
 from sessiondb.testing.kit import Kit, together
 
 USERS = 50
@@ -24,10 +23,8 @@ USERS = 50
 
 @pytest.fixture
 async def kit() -> AsyncIterator[Kit]:
-    async with database("mysql")(clock := ManualClock()) as handle:
-        kit = Kit(handle, clock)
+    async with kit_on("mysql") as kit:
         yield kit
-        await kit.close_all()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from wire import Meter, everything, wire
 
-from databases import database, drop, new_prefix, url_of, with_option
+from databases import drop, kit_on, new_prefix, url_of, with_option
 from sessiondb import open_store
 from sessiondb.stores import _mysql_watching as watching
 from sessiondb.stores._mysql_connection import Connection, Result, connect
@@ -22,10 +22,8 @@ from sessiondb.testing.kit import Kit, together
 
 @pytest.fixture
 async def kit() -> AsyncIterator[Kit]:
-    async with database("mysql")(clock := ManualClock()) as handle:
-        kit = Kit(handle, clock)
+    async with kit_on("mysql") as kit:
         yield kit
-        await kit.close_all()
 
 
 @pytest.fixture

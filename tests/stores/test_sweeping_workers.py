@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from databases import database
+from databases import kit_on
 from sessiondb.core import codec
 from sessiondb.core.change import Applied, Gone
 from sessiondb.core.record import Record
 from sessiondb.core.token import Sid
 from sessiondb.stores.base import Cutoffs, Ended, Store, Swept
-from sessiondb.testing import ManualClock
 from sessiondb.testing.builders import DAY, HOUR, MINUTE, PURGE_AFTER
 from sessiondb.testing.kit import Kit, together
 
@@ -34,10 +33,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def kit(kind: str) -> AsyncIterator[Kit]:
-    async with database(kind, *OPTIONS.get(kind, ()))(clock := ManualClock()) as handle:
-        kit = Kit(handle, clock)
+    async with kit_on(kind, *OPTIONS.get(kind, ())) as kit:
         yield kit
-        await kit.close_all()
 
 
 def all_of(found: list[Swept], which: Callable[[Swept], object]) -> list[Ended]:

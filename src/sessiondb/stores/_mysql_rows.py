@@ -108,8 +108,8 @@ class Statements:
             return f"UPDATE {self.sessions} SET {touched} WHERE sid = {sid_sql(change.sid)} AND ended_at IS NULL", 0
         return self._delta(change)
 
-    def deltas(self, changes: Sequence[Update]) -> tuple[str, list[int]]:
-        """What ``at_once`` says for each of ``changes``, those of ``is_lone_delta``, as one statement.
+    def deltas(self, changes: Sequence[Update], touched: str = "") -> tuple[str, list[int]]:
+        """What writes ``changes``, data that takes the place of what was seen, as one statement; their revisions then.
 
         How many rows it matches says whether all have landed. A join with a table of values would write one first.
         """
@@ -125,19 +125,16 @@ class Statements:
         remembered = _remembered(its_own(blob(change.id) for change in changes))
         whole = its_own(text(change.whole) for change in changes)
         return (
-            f"UPDATE {self.sessions} SET rev = rev + 1, last_changes = {remembered}, data = {whole} "
+            f"UPDATE {self.sessions} SET rev = rev + 1, last_changes = {remembered}, data = {whole}{touched} "
             f"WHERE sid IN ({', '.join(sids)}) AND rev = {its_own(map(str, revs))} AND ended_at IS NULL"
         ), [rev + 1 for rev in revs]
 
     def _delta(self, change: Update) -> tuple[str, int] | None:
-        if not _is_delta(change) or (seen := change.seen) is None:
+        if not _is_delta(change):
             return None
         touched = "" if change.touch is None else f", {self._touched(change.touch)}"
-        return (
-            f"UPDATE {self.sessions} SET rev = rev + 1, last_changes = {_remembered(blob(change.id))}, "
-            f"data = {text(change.whole)}{touched} "
-            f"WHERE sid = {sid_sql(change.sid)} AND rev = {seen.rev:d} AND ended_at IS NULL"
-        ), seen.rev + 1
+        statement, [rev] = self.deltas([change], touched)
+        return statement, rev
 
     def _touched(self, touch: Touch | None) -> str:
         if touch is None:

@@ -48,7 +48,8 @@ async def examine(url: str) -> Report:
 
 
 async def _examine(report: Report, settings: Settings, nodes: SingleServer | Cluster, url: str) -> None:
-    meta = Keys(settings.prefix).meta
+    keys = Keys(settings.prefix)
+    meta = keys.meta
 
     async def clock() -> int:
         [reply] = await nodes.run([(meta, ("TIME",))])
@@ -79,7 +80,7 @@ async def _examine(report: Report, settings: Settings, nodes: SingleServer | Clu
     [version] = await nodes.run([(meta, ("HGET", meta, "schema_version"))])
     version = _checked(version)
     if check_schema(report, None if version is None else version.decode(), SCHEMA_VERSION.decode()):
-        await _check_trail(report, settings, nodes)
+        await _check_trail(report, nodes, keys.trail_state, settings.max_events)
         await _check_lists(report, url)
 
 
@@ -198,9 +199,8 @@ def _check_cluster(report: Report, info: dict[str, str], cluster: Any, *, is_clu
             report.ok("cluster", "all slots served")
 
 
-async def _check_trail(report: Report, settings: Settings, nodes: SingleServer | Cluster) -> None:
+async def _check_trail(report: Report, nodes: SingleServer | Cluster, state: bytes, most: int) -> None:
     """How full the audit trail is, and whether it has been cut."""
-    state, most = Keys(settings.prefix).trail_state, settings.max_events
     [reply] = await nodes.run([(state, ("HMGET", state, "count", "dropped"))])
     count, dropped = (int(number or 0) for number in _checked(reply))
     found = f"{count:,} of at most {most:,} events"
