@@ -456,3 +456,30 @@ async def test_a_store_and_its_callers_are_let_go(tmp_path: Path) -> None:
         del marked
         gc.collect()
         assert gone() is None
+
+
+async def test_an_opening_that_is_given_up_leaves_nobody_at_work_on_the_file(tmp_path: Path) -> None:
+    """Who removes the file then must not find it made again."""
+    store = SQLiteStore(tmp_path / "sessions.db")
+    begun, go_on, connect = threading.Event(), threading.Event(), SQLiteStore._connect
+
+    def slowly(self: SQLiteStore) -> sqlite3.Connection:
+        begun.set()
+        assert go_on.wait(10)
+        return connect(self)
+
+    store.writer._connect = slowly.__get__(store)
+    opening = asyncio.create_task(store.open())
+    assert await asyncio.to_thread(begun.wait, 10)
+    thread = store.writer._thread
+    assert thread is not None
+    threading.Timer(0.1, go_on.set).start()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert not thread.is_alive()
+    assert store.writer._thread is None
+    await store.open()
+    await store.close()

@@ -66,8 +66,13 @@ class SQLiteFile:
     async def open(self) -> None:
         """See ``Store.open``. Raises ``ConfigurationError`` for a missing folder or a newer schema."""
         self._after_fork()
-        await self.writer.run(lambda connection: None)
         self._opened += 1
+        try:
+            await self.writer.run(lambda connection: None)
+        except BaseException:
+            # Its thread may just be making the file, and would go on.
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """See ``Store.close``."""
